@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _version() -> str:
-    """Return the version that is installed; unknown in a source folder that is not."""
+    """Return the installed version, or "0+unknown" in a source folder that is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -1,4 +1,4 @@
-"""``python -m hpcsamp``."""
+"""Entry point of ``python -m hpcsamp``."""
 
 from hpcsamp.cli import main
 

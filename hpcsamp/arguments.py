@@ -23,8 +23,8 @@ from hpcsamp.names import LIKELIHOODS, LOSSES
 from hpcsamp.spelling import hint, shown, suggest
 
 ALIKE = 0.85
-"""Similarity to a known argument from which an unknown one counts as misspelt, if the class takes
-arguments of any name."""
+"""Smallest similarity to a known argument at which an unknown one counts as misspelt, if the "
+    "class accepts arguments of any name."""
 
 
 def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, inspect.Parameter]:
@@ -61,13 +61,13 @@ def _has_signature(kind: Callable[..., Any]) -> bool:
 
 
 def defaults(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, Any]:
-    """Default values of a class's arguments that can be written in TOML."""
+    """Return the default values of a class's arguments that can be written in TOML."""
     plain = (bool, int, float, str, list, tuple)
     return {n: p.default for n, p in accepted(kind, but).items() if isinstance(p.default, plain)}
 
 
 def changes(key: str, table: Mapping[str, Any]) -> str:
-    """Return what a dotted key changes in a run: ``"weights"``, ``"results"`` or ``"nothing"``.
+    """Return whether a dotted key affects ``"weights"``, ``"results"`` or ``"nothing"`` of a run.
 
     The effect is marked on the field of the schema, or in the annotation of the argument, e.g.
     ``checkpoint: Annotated[bool, NOTHING]``. If the loss has no likelihood, only evaluations use
@@ -150,7 +150,7 @@ def check(
 
 
 def _fixed(section: str) -> set[str]:
-    """Return the keys of a table that are never passed to its class."""
+    """Return the keys of a table that are not passed to its class."""
     table = config.section(section)
     if table is None:
         return set()
@@ -190,7 +190,8 @@ def called(section: str, name: str, kind: Callable[..., Any], *first: Any, **oth
     Raises
     ------
     UsageError
-        If the class refuses a value (``TypeError``, ``ValueError`` ...), or fails.
+        If the class refuses a value (``TypeError``, ``ValueError`` ...) or raises another
+        exception.
     """
     try:
         return kind(*first, **others)
@@ -204,7 +205,7 @@ def called(section: str, name: str, kind: Callable[..., Any], *first: Any, **oth
 
 
 def _meant(error: Exception) -> str:
-    """Suggest a name for an unexpected argument in a call that the class made."""
+    """Suggest a name for an unexpected argument of a call inside the class."""
     found = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected .*argument '(\w+)'", str(error))
     trace = error.__traceback__
     while found and trace is not None and trace.tb_next is not None:

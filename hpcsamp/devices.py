@@ -1,4 +1,4 @@
-"""Choose the device of a rank from what this process observes of GPUs.
+"""Choose the device of a rank from the GPUs that this process can use.
 
 :func:`observe` collects the facts; :func:`choose` and :func:`alike` are pure functions of them.
 """
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 Vendor = Literal["", "nvidia", "amd"]
 
-#: Environment variables that select the GPUs which a process sees, by vendor of the GPU.
+#: Environment variables that select the GPUs visible to a process, by vendor of the GPU.
 SELECTS: dict[Vendor, tuple[str, ...]] = {
     "nvidia": ("CUDA_VISIBLE_DEVICES",),
     "amd": ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
 }
-CPU = 'to use the CPU, set parallel.device = "cpu" (device="cpu" in Python)'
+CPU = 'set parallel.device = "cpu" (device="cpu" in Python)'
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Observations of a process about GPUs.
+    """GPUs that a process can use, and the reason if there are none.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Seen:
     selects
         Environment variables of :data:`SELECTS` that are set, with their values.
     reason
-        Why torch sees no GPU, in the words of torch or the driver; empty if it sees some.
+        Why torch sees no GPU, as reported by torch or the driver; empty if it sees some.
     """
 
     visible: int = 0
@@ -61,12 +61,12 @@ class Seen:
 
 
 def observe(devices: Path = Path("/dev"), kfd: Path = Path("/sys/class/kfd/kfd")) -> Seen:
-    """Return what this process sees of GPUs.
+    """Return the GPUs that this process can use.
 
     Parameters
     ----------
     devices, kfd
-        Folder of device files, and the folder in which the driver of AMD describes its GPUs.
+        Folder of device files, and the folder in which AMD's driver describes its GPUs.
     """
     import torch
 
@@ -92,7 +92,7 @@ def driver(proc: Path = Path("/proc"), modules: Path = Path("/sys/module")) -> s
     Parameters
     ----------
     proc, modules
-        Folders in which the drivers of NVIDIA and of AMD describe themselves.
+        Folders in which the drivers of NVIDIA and AMD state their versions.
     """
     with suppress(OSError):
         text = (proc / "driver" / "nvidia" / "version").read_text()
@@ -104,7 +104,7 @@ def driver(proc: Path = Path("/proc"), modules: Path = Path("/sys/module")) -> s
 
 
 def _files(devices: Path, kfd: Path) -> dict[Vendor, list[str]]:
-    """Device files of GPUs, by vendor. A batch system may forbid to open those of other jobs."""
+    """Return the device files of GPUs by vendor, without those that a batch system withholds."""
     found: dict[Vendor, list[str]] = {}
     nvidia = [str(path) for path in sorted(devices.glob("nvidia[0-9]*")) if _opens(path)]
     if nvidia:
@@ -152,8 +152,8 @@ def choose(device: str, local_rank: int, seen: Seen) -> tuple[str, str]:
     Raises
     ------
     UsageError
-        If the requested GPU is not visible, or there is a GPU that torch was built for and cannot
-        use, and the CPU was not asked for.
+        If the requested GPU is not visible, or if torch was built for a GPU of this machine but
+        cannot use it and the CPU was not requested.
     """
     if device == "auto":
         if not seen.visible:
@@ -173,25 +173,25 @@ def choose(device: str, local_rank: int, seen: Seen) -> tuple[str, str]:
 
 
 def _unused(seen: Seen) -> str:
-    """Refuse a GPU that is there and cannot be used; a warning if torch was not built for it."""
+    """Refuse a GPU that torch cannot use; return a warning if torch was not built for it."""
     if seen.hidden or not seen.files:
         return ""
     if seen.built in seen.files:
         there = ", ".join(seen.files[seen.built])
         raise UsageError(
             f"there is a GPU ({there}) that torch cannot use{_set(seen)}: "
-            f"{seen.reason or 'torch sees none'}; {CPU}"
+            f"{seen.reason or 'torch sees none'}; to use the CPU, {CPU}"
         )
     vendor, there = next((v, ", ".join(files)) for v, files in seen.files.items())
     build = f"one for GPUs of {seen.built}" if seen.built else "a CPU build"
     return (
         f"there is a GPU of {vendor} ({there}), but this torch is {build}: computing on the CPU; "
-        f"{CPU} without this line"
+        f"to silence this warning, {CPU}"
     )
 
 
 def _set(seen: Seen) -> str:
-    """The variables that select GPUs, as they are set."""
+    """Return the environment variables that select GPUs, with their values."""
     values = [f"{name}={value}" for name, value in seen.selects.items()]
     return f" (with {', '.join(values)})" if values else ""
 
@@ -216,7 +216,7 @@ class Used:
 
 
 def alike(used: Sequence[Used]) -> None:
-    """Check that all ranks compute on devices of one kind, because their generators differ.
+    """Check that all ranks use the same kind of device, because random generators differ by kind.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def alike(used: Sequence[Used]) -> None:
     Raises
     ------
     UsageError
-        Naming two ranks with different kinds of devices.
+        If two ranks use different kinds of devices; the message names both.
     """
     first = used[0]
     for rank, one in enumerate(used):
@@ -248,7 +248,7 @@ def sharing(used: Sequence[Used]) -> str:
 
 
 def used(device: torch.device) -> Used:
-    """Return the device of this rank for the comparison with other ranks."""
+    """Return the device of this rank, to be compared with those of other ranks."""
     import torch
 
     gpu = ""
@@ -268,7 +268,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def try_out(device: torch.device) -> None:
-    """Run a small operation on a device and check its result.
+    """Check that a device computes a small operation correctly.
 
     Raises
     ------
@@ -280,6 +280,8 @@ def try_out(device: torch.device) -> None:
     try:
         found = float(torch.ones(2, device=device).add_(1).sum())
     except RuntimeError as e:
-        raise UsageError(f"{device} cannot be used: {one_line(str(e))}; {CPU}") from e
+        raise UsageError(
+            f"{device} cannot be used: {one_line(str(e))}; to use the CPU, {CPU}"
+        ) from e
     if found != 4:
-        raise UsageError(f"{device} cannot be used: 2 + 2 gave {found:g}; {CPU}")
+        raise UsageError(f"{device} cannot be used: 2 + 2 gave {found:g}; to use the CPU, {CPU}")

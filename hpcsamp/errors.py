@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LONGEST = 1900
-"""Most characters of an error line."""
+"""Largest number of characters of an error line."""
 
 
 def one_line(text: str) -> str:
@@ -46,15 +46,15 @@ class UsageError(HpcsampError):
 
 
 class DataError(HpcsampError):
-    """Raised if a dataset, shard or item cannot be used; names the file and both numbers."""
+    """Raised if a dataset, shard or item cannot be used; names the file and the numbers."""
 
 
 class CheckpointError(HpcsampError):
-    """Raised if a checkpoint is truncated, foreign or of another configuration."""
+    """Raised if a checkpoint is truncated, not hpcsamp's, or of another configuration."""
 
 
 class DivergedError(HpcsampError):
-    """Raised if the loss is not finite, or replicas no longer hold the same parameters."""
+    """Raised if the loss is not finite, or if the parameters of replicas differ."""
 
 
 class PreemptedError(HpcsampError):

@@ -1,7 +1,7 @@
-"""Sections of the page Troubleshooting, which error messages point to.
+"""Sections of the Troubleshooting page, to which error messages refer.
 
-The page is a file of the package, so that ``hpcsamp explain NAME`` prints a section on a compute
-node without a network as well; the documentation includes the same file.
+The page is a file of the package, so that ``hpcsamp explain NAME`` also works on a compute node
+without a network; the documentation includes the same file.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _LINK = re.compile(r"\[([^\]]+)\]\(([^)#]+\.md)(#[^)]*)?\)")
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page.
+    """A section of the Troubleshooting page.
 
     Attributes
     ----------
     name
-        Its name, which messages print.
+        Name of the section, as printed in messages.
     title
         The symptom, or the part of the message that it explains.
     text
-        What it means and how to mend it, in Markdown.
+        The explanation and how to fix the cause, in Markdown.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Section:
 
 
 def more(name: str) -> str:
-    """Return the end of a message that a section explains: ``" (more: hpcsamp explain NAME)"``."""
+    """Return the reference to a section for a message: ``" (more: hpcsamp explain NAME)"``."""
     return f" (more: hpcsamp explain {name})"
 
 
 @contextmanager
 def pointing_to(name: str) -> Iterator[None]:
-    """Add the name of a section to the usage errors that are raised in the block."""
+    """Add a reference to a section to the usage errors raised in the block."""
     try:
         yield
     except UsageError as e:
@@ -69,12 +69,12 @@ def sections() -> dict[str, Section]:
 
 
 def section(name: str) -> Section:
-    """Return a section of the page.
+    """Return the section of the page with this name.
 
     Raises
     ------
     UsageError
-        If there is none of this name.
+        If there is no such section.
     """
     found = sections()
     if name not in found:
@@ -86,5 +86,5 @@ def section(name: str) -> Section:
 
 
 def _readable(text: str) -> str:
-    """Write links as text and file, because a terminal cannot follow them."""
+    """Replace links by their text and file, because a terminal cannot follow them."""
     return _LINK.sub(r"\1 (docs/\2)", text).replace("`", "").strip()

@@ -25,12 +25,12 @@ def sync(path: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Have the names of files in a folder on the disk, where its file system can do this.
+    """Flush the file names in a folder to disk, if its file system supports this.
 
     Raises
     ------
     OSError
-        If it fails.
+        If the flush fails.
     """
     try:
         sync(folder)
@@ -40,7 +40,7 @@ def sync_names(folder: Path) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Return the temporary path of a file while it is written: ``.NAME.part`` in its folder."""
+    """Return the temporary path at which a file is written: ``.NAME.part`` in its folder."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -54,7 +54,7 @@ def publish(part: Path, path: Path) -> None:
     """
     sync(part)
     part.replace(path)
-    sync_names(path.parent)  # the new name must survive, too
+    sync_names(path.parent)  # the new name must survive a crash, too
 
 
 @contextmanager

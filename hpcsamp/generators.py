@@ -52,7 +52,7 @@ class Generators:
             torch.cuda.set_rng_state(gpu[0])
 
     def moved(self, later: Generators) -> list[str]:
-        """Return the names of the generators that were drawn from between two states."""
+        """Return the names of the generators that were used between two states."""
         return [
             name
             for name, state in self.states.items()
@@ -71,7 +71,7 @@ def _content(state: Any) -> Any:
 def lent(seed: int) -> Iterator[None]:
     """Seed the global generators within the block and restore their states afterwards.
 
-    ``seed``: a number of 32 bits.
+    ``seed`` is a number of 32 bits.
     """
     before = Generators.now()
     torch.manual_seed(seed)

@@ -8,8 +8,8 @@ with one rank and more with two.
 All threads share one heap: otherwise a block freed by one thread would not serve another, and the
 peak memory of a run would depend on which thread came first (1.1 to 1.5 GB for the same run).
 
-Passes that check a network, or find out what is fastest, take blocks of other sizes than a step,
-which does not reuse them all: they are given back.
+Passes that check a network or compare speeds allocate blocks of other sizes than a step, which does
+not reuse them all, so they are returned to the system.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def keep(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def give_back() -> None:
-    """Give freed blocks back to the system, whatever :func:`keep` says; with glibc alone."""
+    """Return freed blocks to the system, even those that :func:`keep` keeps; needs glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -15,7 +15,7 @@ from hpcsamp.names import TASKS
 #: Kinds whose targets are labels ``0 .. C - 1``; the targets of all others are numbers.
 LABELS = frozenset({"classification", "multilabel", "segmentation", "ordinal"})
 
-#: Pictures of a report for each kind, by their names in :mod:`hpcsamp.report.build`.
+#: Figures of a report for each kind, by their names in :mod:`hpcsamp.report.build`.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "classification": ("reliability", "risk-coverage", "confusion", "uncertain-items"),
     "regression": ("coverage", "spread", "rows", "forecasts", "maps"),
@@ -23,17 +23,17 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("reliability", "confusion", "uncertain-maps"),
     "counts": ("coverage", "spread", "rows", "forecasts", "maps"),
     "ordinal": ("reliability", "risk-coverage", "confusion", "uncertain-items"),
-    "several": (),  # each target has the pictures of its own kind
+    "several": (),  # each target has the figures of its own kind
 }
 
 
 def whole_numbers(y: np.ndarray, where: str) -> None:
-    """Check that counts are whole numbers and not negative; ``where`` begins the message.
+    """Check that counts are whole numbers and not negative; the message begins with ``where``.
 
     Raises
     ------
     DataError
-        Naming the first wrong value.
+        If a value is invalid; the message names the first one.
     """
     known = y[~np.isnan(y)] if y.dtype.kind == "f" else y
     wrong = known[(known < 0) | (known != np.floor(known))]
@@ -46,7 +46,7 @@ VALUES: Mapping[str, Callable[[np.ndarray, str], None]] = {"counts": whole_numbe
 
 
 def parts_of(kind: str) -> tuple[str, ...]:
-    """Return the names of the pictures in a report on a task.
+    """Return the names of the figures in a report on a task.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def check_values(kind: str, y: np.ndarray, where: str) -> None:
     Raises
     ------
     DataError
-        Naming the first invalid value; the message begins with ``where``.
+        If a value is invalid; the message begins with ``where`` and names the first one.
     """
     if kind in VALUES:
         VALUES[kind](y, where)

@@ -19,7 +19,7 @@ from hpcsamp.explain import more
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Variables with the number of processes: Open MPI, MPICH and PALS and PMI-2, MVAPICH, jsrun.
+#: Variables with the number of processes: Open MPI; MPICH, PALS and PMI-2; MVAPICH; jsrun.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")
 #: Variables with the rank of this process, except Slurm's: mpirun starts its daemons with srun.
 RANKS = (
@@ -30,7 +30,7 @@ RANKS = (
     "MV2_COMM_WORLD_RANK",
     "JSM_NAMESPACE_RANK",
 )
-#: Prefixes of the variables that a process uses to contact the others.
+#: Prefixes of the environment variables with which a process contacts the others.
 _CONTACT = ("PMI_", "PMIX_", "PALS_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "JSM_")
 
 
@@ -49,7 +49,7 @@ class ApartError(UsageError):
 
 
 def name(environment: Mapping[str, str]) -> str:
-    """Name the launcher of the ranks and its batch job for messages."""
+    """Return the name of the launcher and its batch job for messages."""
     for variable, launcher in (
         ("OMPI_COMM_WORLD_SIZE", "mpirun (Open MPI)"),
         ("MPI_LOCALNRANKS", "mpiexec (MPICH)"),
@@ -68,7 +68,7 @@ def one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def step_tasks(environment: Mapping[str, str]) -> int:
-    """Number of tasks of the Slurm step that this process belongs to; 0 outside of a step.
+    """Return the number of tasks of this process's Slurm step; 0 outside of a step.
 
     A batch script belongs to no step. In a step with a terminal (``srun --pty``) only the first
     task runs, and each component of a heterogeneous job counts only its own tasks.
@@ -80,7 +80,7 @@ def step_tasks(environment: Mapping[str, str]) -> int:
 
 
 def stated(environment: Mapping[str, str]) -> set[int]:
-    """Return the numbers of processes that launchers report; empty if none does.
+    """Return the numbers of processes reported by launchers; empty if there are none.
 
     mpirun's number takes precedence over Slurm's: in an allocation mpirun is a step with one task
     per node.
@@ -95,7 +95,7 @@ def check(environment: Mapping[str, str], size: int, library: str = "this MPI") 
     Raises
     ------
     ApartError
-        If the launchers report other numbers than MPI.
+        If the launchers report a different number than MPI.
     """
     counts = stated(environment)
     if not counts or size in counts:

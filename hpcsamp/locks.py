@@ -1,4 +1,4 @@
-"""Lock files: only one process at a time writes something, on any file system, also after crashes.
+"""Lock files, which let one process at a time write, on any file system and also after crashes.
 
 A lock is a file that is created exclusively and names its holder, which touches it every few
 seconds; it needs no feature that NFS or Lustre may lack. A holder that has ended on this machine,
@@ -98,7 +98,7 @@ class Lock:
         if not self.held():
             raise HpcsampError(
                 f"this process no longer holds the lock of {self.what}: {self._lost} while this "
-                f"process was suspended; nothing more was written"
+                f"process was suspended; it stopped writing"
             )
 
     def held(self) -> bool:
@@ -147,7 +147,7 @@ def locked(path: Path, what: object, waiting: Callable[[], None] | None = None) 
     path
         Lock file in an existing folder. It is removed at the end.
     what
-        Name of the thing that is written, for messages.
+        Description of what is being written, for messages.
     waiting
         Called once if another process holds the lock; the call then waits for that process.
 

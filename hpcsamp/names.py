@@ -1,8 +1,7 @@
-"""Registry of all methods, losses, likelihoods, tasks, networks, transports, sets and schedulers
-that a configuration can name.
+"""Registry of all methods, losses, likelihoods, tasks, networks, transports, datasets and
+schedulers that a configuration can name.
 
-A new member of any kind is a file of its own and one line here. A class is imported when it is
-first used.
+Adding one of them takes a new file and one line here. A class is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def ended(pid: int, start: str | None) -> bool:
 
 
 def job(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the batch job of this process and its restart count, empty if unknown."""
+    """Return the batch job of this process and its restart count; empty if unknown."""
     for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID"):
         if environment.get(name):
             restart = environment.get("SLURM_RESTART_COUNT", "0") if "SLURM" in name else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 @cache
 def packages() -> dict[str, str]:
-    """Return the version of every installed package; of duplicates, the one that is imported."""
+    """Return the version of every installed package; for duplicates, of the imported one."""
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
         about = distribution.metadata  # parsed at each access

@@ -28,7 +28,7 @@ class Registry(Mapping[str, Any]):
     base
         Import path of the common base class; empty if any callable is allowed.
     words
-        Values of the key that are not names, e.g. ``auto``.
+        Reserved values of the key that are not names, e.g. ``auto``.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Registry(Mapping[str, Any]):
         return self._places[name]
 
     def add(self, name: str, place: str) -> None:
-        """Register ``package.module:Class`` under a new name.
+        """Register a class, as ``package.module:Class``, under a new name.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Registry(Mapping[str, Any]):
         Raises
         ------
         UsageError
-            If there is none, it cannot be imported, or the key does not accept its kind.
+            If there is no such object, it cannot be imported, or the key does not accept its kind.
         """
         fault = self.fault(name)
         if fault:

@@ -1,4 +1,4 @@
-"""Start and end of a process: MPI, threads, device, and the report of an error."""
+"""Start and end of a process: MPI, threads, device, and error reports."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mpi() -> ModuleType:
 
 
 def thread_share(mine: set[int], all_on_node: list[set[int]]) -> int:
-    """Number of compute threads of a rank: its cores divided by the ranks that share them.
+    """Return the number of compute threads of a rank: its cores divided by the ranks sharing them.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def end_job(error: BaseException, tb: TracebackType | None = None) -> int:
 
 
 def _line(error: BaseException) -> str | None:
-    """Return the line for an error of the package, of a file or of memory; None for a bug."""
+    """Return the line for an error of the package, a file or memory; None for a bug."""
     if isinstance(error, HpcsampError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

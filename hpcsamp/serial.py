@@ -148,7 +148,7 @@ def Get_processor_name() -> str:  # noqa: N802
 
 
 def Get_library_version() -> str:  # noqa: N802
-    """Return the text that stands for the MPI library in records."""
+    """Return the description of the MPI library that is written to records."""
     return "none: one process without MPI"
 
 
@@ -158,7 +158,7 @@ def Get_version() -> tuple[int, int]:  # noqa: N802
 
 
 def get_vendor() -> tuple[str, tuple[int, int, int]]:
-    """Return name and version of the MPI library: none."""
+    """Return the name and version of the MPI library: none."""
     return "none", (0, 0, 0)
 
 

@@ -49,7 +49,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Return a suggestion for an unknown key, or else list the keys of its table."""
+    """Return a suggestion for an unknown key, or a list of its table's keys if none is similar."""
     known = list(known)
     section, dot, _ = name.rpartition(".")
     listed = [k for k in known if dot and k.rpartition(".")[0] == section]

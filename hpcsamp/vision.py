@@ -49,9 +49,7 @@ def torchvision() -> ModuleType:
     try:
         import_module("torchvision.transforms.v2")
     except ModuleNotFoundError as e:
-        raise ImportError(
-            "torchvision is not installed, but data augmentation by transforms needs it"
-        ) from e
+        raise ImportError("torchvision is not installed, but augment.transforms needs it") from e
     return import_module("torchvision")
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: its schema, and reading and checking of TOML.
+"""The configuration of a run: its schema, and functions that read and check TOML.
 
 Unknown keys are errors with a suggestion.
 """

@@ -1,8 +1,8 @@
-"""Former configuration keys: the table ``[loss.arguments]`` and ``method.fold`` of mc_dropout.
+"""Renamed configuration keys: the table ``[loss.arguments]`` and ``method.fold`` of mc_dropout.
 
 ``[loss.arguments]`` held the arguments of both the loss and its likelihood. A new configuration
-with former keys is refused with a message that spells out the current ones; the configuration of
-an existing run is converted when it is read.
+with former keys is refused with a message that lists the current ones; the configuration of an
+existing run is converted when it is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_former(key: str) -> bool:
 
 
 def renamed(key: str, loss: Any) -> str | None:
-    """The current key for a former key, e.g. ``likelihood.std``; None if the key has not changed.
+    """Return the current key for a former key, e.g. ``likelihood.std``; None if it has not changed.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def renamed(key: str, loss: Any) -> str | None:
 
 
 def key_of_before(key: str) -> str:
-    """The former key for a current key (inverse of :func:`renamed`); other keys are unchanged."""
+    """Return the former key for a current key (inverse of :func:`renamed`), or ``key`` itself."""
     if key == "task.kind":  # the task was a string before it became a table
         return "task"
     table, *path = split_key(key)
@@ -64,13 +64,13 @@ def check(table: Mapping[str, Any], source: str) -> None:
     Raises
     ------
     UsageError
-        If there are any; the message lists the keys to write instead.
+        If the configuration has former keys; the message lists the keys to write instead.
     """
     loss, method = table.get("loss"), table.get("method")
     if isinstance(method, Mapping) and method.get("name") == "mc_dropout" and "fold" in method:
         raise UsageError(
             f"{source}: method.fold = {shown(method['fold'])}: write method.samples_per_pass, "
-            f"the number of samples evaluated at once by any method; if it is left out, a short "
+            f"the number of samples evaluated at once by any method; without it, a short "
             f"measurement finds the fastest number"
         )
     if not isinstance(loss, Mapping) or "arguments" not in loss:
@@ -132,7 +132,7 @@ def converted(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own(loss: Any) -> set[str]:
-    """Names of the configuration keys that a loss itself takes, without those of its likelihood."""
+    """Names of the configuration keys of a loss, without those of its likelihood."""
     names = set(inspect.signature(LOSSES.find(loss)).parameters)
     return names - {"likelihood"} | ({"latitudes"} if "weights" in names else set())
 

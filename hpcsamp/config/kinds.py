@@ -8,7 +8,7 @@ from typing import Any
 
 
 def refused(given: Any, taken: Any) -> str:
-    """Why a value is refused although pydantic can convert it; empty if it is accepted.
+    """Explain why a value is refused although pydantic can convert it; empty if it is accepted.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from hpcsamp.spelling import hint, shown
 
 
 def known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of all keys of the schema."""
+    """Return the dotted names of all keys of the schema."""
     names = []
     for name, field in section.model_fields.items():
         names.append(prefix + name)
@@ -22,7 +22,7 @@ def known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def explain(error: ValidationError) -> str:
-    """Describe all faults of a configuration in one line, each with its key and how to mend it."""
+    """Describe all errors of a configuration in one line, each with its key and how to fix it."""
     lines = []
     for fault in error.errors():
         name = ".".join(str(p) for p in fault["loc"] if p not in ("int", "float", "str"))

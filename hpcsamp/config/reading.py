@@ -32,7 +32,7 @@ from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS, TASKS
 from hpcsamp.registry import Registry
 from hpcsamp.spelling import shown, suggest
 
-#: Tables whose additional keys are arguments of a class, and the registry of these classes.
+#: Tables whose additional keys are arguments of a class, with the registry of these classes.
 CLASSES = {
     "task": TASKS,
     "model": MODELS,
@@ -47,7 +47,7 @@ _ENTRY = re.compile(r"^    (.*),$", re.MULTILINE)
 
 
 def name_key(table: str) -> str:
-    """The key that names the class in a table of :data:`CLASSES`."""
+    """Return the key that names the class in a table of :data:`CLASSES`."""
     return "kind" if table == "task" else "name"
 
 
@@ -74,7 +74,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         if word.startswith(('"', "'", "[", "{")):
             raise UsageError(f"--set {shown(text)}: the value is not valid TOML: {e}") from None
         return path, word
-    except (ValueError, RecursionError):  # a number of too many digits; lists in lists
+    except (ValueError, RecursionError):  # a number with too many digits, or deeply nested lists
         raise UsageError(f"--set {shown(text)}: the value is too large to be read") from None
     if table.keys() != {"v"}:
         raise UsageError(f"--set {shown(text)}: expected a single value on one line")
@@ -84,7 +84,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply ``--set`` options to a copy of a configuration table."""
     result = copy.deepcopy(dict(table))
-    if isinstance(result.get("task"), str):  # the short form; an override may set task.KEY
+    if isinstance(result.get("task"), str):  # an override can set task.KEY
         result["task"] = {"kind": result["task"]}
     for text in overrides:
         path, value = parse_override(text)
@@ -102,7 +102,7 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     Raises
     ------
     UsageError
-        If a key or value is wrong; the message names every one of them, with a suggestion.
+        If a key or value is wrong; the message names all of them, with suggestions.
     """
     former.check(table, source)
     for key, value in flatten(table).items():
@@ -116,9 +116,9 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     for name, registry in CLASSES.items():
         _check_spelling(name, getattr(config, name), registry, source)
     best, kind = config.training.best, config.task.kind
-    if best != "nll" and kind is not None:  # opening a task takes seconds
+    if best != "nll" and kind is not None:  # importing a task takes seconds
         known = TASKS.find(kind).best
-        if "/" not in best and best not in known:  # metrics of one of several targets: by the run
+        if "/" not in best and best not in known:  # TARGET/metric: by the run
             raise UsageError(
                 f'{source}: training.best = "{best}" is not a metric of task = "{kind}"; choose '
                 f"one of {', '.join(known)}{suggest(best, known)}"
@@ -134,7 +134,8 @@ def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
 def _check_spelling(table: str, section: Any, registry: Registry, source: str) -> None:
     """Refuse a misspelt key of the schema that is not an argument of the class.
 
-    Other arguments are checked when the class is instantiated: importing it here takes seconds.
+    Other arguments are checked when the class is instantiated, because importing it here would take
+    seconds.
     """
     for key in section.model_extra:
         near = suggest(key, type(section).model_fields)
@@ -144,16 +145,16 @@ def _check_spelling(table: str, section: Any, registry: Registry, source: str) -
 
 
 def _takes(kind: Any, key: str) -> bool:
-    """Whether a class, or its configuration class, may take an argument of this name."""
+    """Whether a class, or its configuration class, may accept an argument of this name."""
     known = inspect.signature(kind).parameters
     if key in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return True
-    config_class = getattr(kind, "config_class", None)  # of transformers' networks
+    config_class = getattr(kind, "config_class", None)  # networks of the package transformers
     return inspect.isclass(config_class) and _takes(config_class, key)
 
 
 def named_configs() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Return the names of the configurations that are part of the package."""
     folder = resources.files("hpcsamp") / "configs"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
@@ -174,7 +175,7 @@ def apply_preset(table: Mapping[str, Any], preset: str | None) -> dict[str, Any]
     Raises
     ------
     UsageError
-        If there is no such preset, or ``preset`` is not a table of tables.
+        If the preset does not exist, or ``preset`` is not a table of tables.
     """
     result = copy.deepcopy(dict(table))
     presets = result.pop("preset", {})
@@ -198,7 +199,7 @@ def _put_in(table: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def read(name: str | Path) -> dict[str, Any]:
-    """Read the table of a configuration file, or of one that comes with the package, unchecked.
+    """Read the table of a configuration file or a packaged configuration without checking it.
 
     Raises
     ------
@@ -214,7 +215,7 @@ def read(name: str | Path) -> dict[str, Any]:
     else:
         known = ", ".join(named_configs())
         raise UsageError(f"no configuration {name}: it is neither a file nor one of {known}")
-    if "format" in table:  # the config.toml of a run, used for a new run
+    if "format" in table:  # this is the config.toml of a run, used for a new run
         table.pop("format")
         table.pop("run", None)
     return table
@@ -223,7 +224,7 @@ def read(name: str | Path) -> dict[str, Any]:
 def load(
     name: str | Path, overrides: Sequence[str] = (), *, preset: str | None = None
 ) -> RunConfig:
-    """Read and check a configuration: a file, or the name of one that comes with the package.
+    """Read and check a configuration, given as a file or as the name of a packaged one.
 
     Parameters
     ----------
@@ -237,7 +238,7 @@ def load(
     Raises
     ------
     UsageError
-        If it cannot be read, there is no such preset, or a key or value is wrong.
+        If it cannot be read, the preset does not exist, or a key or value is wrong.
     """
     table = read(name)
     return check(apply_overrides(apply_preset(table, preset), overrides), str(name))

@@ -1,4 +1,4 @@
-"""The schema of a whole run, and which results each of its keys affects."""
+"""The schema of the configuration of a run, and the results that each of its keys affects."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ class RunConfig(Section):
 
 
 def section(name: str) -> type[BaseModel] | None:
-    """The class of a table of the configuration; None if there is no table of this name."""
+    """Return the class of a table of the configuration; None if there is no table of this name."""
     field = RunConfig.model_fields.get(name)
     kind = field.annotation if field is not None else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def changes(key: str) -> str | None:
-    """Return what a dotted key of the configuration affects: weights, results or nothing.
+    """Return whether a dotted key of the configuration affects weights, results or nothing.
 
     Returns
     -------
     str or None
         ``"weights"``, ``"results"`` or ``"nothing"``, as marked on the field. None for an argument
-        of a model, method, loss ...: its class holds the mark.
+        of a model, method, loss ..., which is marked on its class.
     """
     table, _, name = key.partition(".")
     kind = section(table)

@@ -1,4 +1,4 @@
-"""Base classes of the tables of the configuration, and marks for what a key affects."""
+"""Base classes of the tables of the configuration, and marks for the effect of each key."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hpcsamp.config.kinds import refused
 from hpcsamp.registry import Registry
 
 #: Marks of keys that do not change the weights of a run, so they may differ when it is resumed.
-#: ``RESULTS``: the key affects what is evaluated or how long the run is; ``NOTHING``: neither.
+#: ``RESULTS``: the key affects the evaluation or the length of the run; ``NOTHING``: neither.
 RESULTS: dict[str, Any] = {"changes": "results"}
 NOTHING: dict[str, Any] = {"changes": "nothing"}
 
-#: Upper bounds of the number of samples and of other counts: a larger number is a typing error.
+#: Upper bounds of the number of samples and of other counts: a larger number is a typing mistake.
 SAMPLES = 10**6
 MOST = 10**9
 
@@ -51,12 +51,12 @@ class OpenSection(Section):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the class, which checks them itself."""
+        """Return the keyword arguments of the class, which checks them itself."""
         return dict(self.model_extra or {})
 
 
 def one_of(registry: Registry) -> AfterValidator:
-    """Validator: a value is a name in a registry, ``package.module:Class``, or a reserved word."""
+    """Validator: a registered name, ``package.module:Class`` or a reserved word."""
 
     def check(value: str) -> str:
         fault = registry.fault(value)
@@ -70,7 +70,7 @@ def one_of(registry: Registry) -> AfterValidator:
 def per_pass(value: Any, most: int, most_text: str) -> Any:
     """Check a number of samples per pass: ``"auto"``, or an integer from 1 to ``most``.
 
-    ``most_text`` is the upper bound as it is written in the error message.
+    ``most_text`` is the upper bound as shown in the error message.
     """
     count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
     if value == "auto" or count:

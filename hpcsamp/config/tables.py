@@ -17,7 +17,7 @@ def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def written(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten tables whose names may be dotted keys themselves, as ``"optimizer.lr" = [1e-3]``.
+    """Flatten tables whose names may be dotted keys themselves, e.g. ``"optimizer.lr" = [1e-3]``.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def exists(path: Path) -> bool:
     """Whether a file or folder exists; False for a path that is not a valid one."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long or no permission; a NUL character
+    except (OSError, ValueError):  # a path that is too long or not permitted, or a NUL character
         return False
 
 
@@ -38,7 +38,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     path
         The file.
     what
-        Name of the file in messages, e.g. ``the campaign file``.
+        Description of the file for messages, e.g. ``the campaign file``.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def split_key(text: str) -> tuple[str, ...]:
 
 
 def join_key(parts: Sequence[str]) -> str:
-    """Join parts to a dotted key in ASCII, with quotes where TOML needs them."""
+    """Join parts into a dotted key in ASCII, with quotes where TOML requires them."""
     return ".".join(map(_key_part, parts))
 
 
@@ -144,7 +144,7 @@ def toml_value(value: Any) -> str:
 
 
 def unwritable(value: Any) -> str:
-    """Why a value cannot be written in TOML or used by a run; empty if it can."""
+    """Explain why a value cannot be written in TOML or used by a run; empty if it can."""
     if isinstance(value, bool | float):
         return ""
     if isinstance(value, int):
@@ -170,7 +170,7 @@ def _key_part(name: str) -> str:
 
 
 def _string(text: str) -> str:
-    """A TOML basic string: as in JSON, except that characters beyond 16 bits are ``\\U``."""
+    """Return a TOML basic string: as in JSON, but with ``\\U`` for characters beyond 16 bits."""
     return '"' + "".join(
         json.dumps(c)[1:-1] if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in text
     ) + '"'  # fmt: skip

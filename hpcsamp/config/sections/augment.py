@@ -14,7 +14,7 @@ class AugmentSection(Section):
     """``[augment]``: data augmentation, drawn for each item and weight sample."""
 
     crop: int = Field(0, ge=0, le=10**5, description="pixels of zero padding before a random crop")
-    flip: bool = Field(False, description="mirror left to right, with probability 1/2")
+    flip: bool = Field(False, description="mirror images left to right with probability 1/2")
     shift: bool = Field(False, description="periodic shift along the last axis (longitude)")
     transforms: list[dict[str, Any]] = Field(
         default_factory=list,
@@ -23,12 +23,12 @@ class AugmentSection(Section):
     )
     share: Share = Field(
         "sample",
-        description="what gets an augmentation of its own; with rank the results depend on the "
+        description="unit that is augmented independently; with rank, the results depend on the "
         "number of ranks",
     )
     input: str | None = Field(
         None,
-        description="name of the input that is augmented; default: the only one that is an image",
+        description="name of the input to augment; default: the only input that is an image",
     )
 
     @property

@@ -16,11 +16,11 @@ class SyntheticSection(Section):
     like: Annotated[str, one_of(MADE_UP)] = Field(
         description="dataset to imitate, e.g. era5, or package.module:Class"
     )
-    items: int = Field(1000, ge=10, le=MOST, description="number of items, in all splits together")
+    items: int = Field(1000, ge=10, le=MOST, description="number of items in all splits together")
     seed: int = Field(0, ge=0, description="seed of the generated data")
     grid: tuple[int, int] | None = Field(
         None,
-        description="numbers of latitudes and longitudes; default: those of era5, 121 and 240",
+        description="number of latitudes and longitudes; default: those of era5, 121 and 240",
     )
 
 
@@ -35,30 +35,32 @@ class DataSection(Section):
         1,
         ge=1,
         le=MOST,
-        description="number of parts in which the batch of a data group is processed one after "
-        "the other: the gradient is the same, with the activations of one part in memory at a time",
+        description="number of parts into which the batch of a data group is split and that are "
+        "processed in turn: the gradient is the same, but only the activations of one part "
+        "are in memory at a time",
         json_schema_extra=NOTHING,
     )
     reader: ReaderName = Field(
         "auto",
-        description="how shards are read; memory: once, then kept in the memory of every node",
+        description="how shards are read; memory: read once and keep them in the memory of every "
+        "node",
         json_schema_extra=NOTHING,
     )
     shuffle: bool | Shuffle = Field(
         True,
-        description="draw a new order of the items every epoch, from the seed; pool: items that "
-        "are read together lie close together in the files",
+        description="draw a new order of the items from the seed every epoch; pool: items read "
+        "together are close together in the files",
     )
     verify: Verify = Field(
         "all",
-        description="which chunks have their checksum verified when they are first read",
+        description="chunks whose checksums are verified when they are first read",
         json_schema_extra=NOTHING,
     )
     slots: int = Field(
         3,
         ge=2,
         le=64,
-        description="buffers for batches: one is in use while the others are prefetched",
+        description="number of batch buffers: one is in use while the others are prefetched",
         json_schema_extra=NOTHING,
     )
     synthetic: SyntheticSection | None = Field(

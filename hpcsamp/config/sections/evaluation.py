@@ -16,8 +16,8 @@ class EvaluationSection(Section):
         None,
         ge=1,
         le=SAMPLES,
-        description="samples of the predictive distribution; default: all that the method has, "
-        "or the larger of 32 and method.samples if the method can draw any number",
+        description="number of samples of the predictive distribution; default: all samples of "
+        "the method, or the larger of 32 and method.samples if the method can draw any number",
         json_schema_extra=RESULTS,
     )
     batch: int = Field(
@@ -34,8 +34,9 @@ class EvaluationSection(Section):
 
     batch_norm: Literal["running", "estimated"] | None = Field(
         None,
-        description="statistics of batch normalisation: the running ones, or estimated from the "
-        "training set for each prediction sample; default: estimated for swag, running otherwise",
+        description="statistics used by batch normalisation: the running ones, or statistics "
+        "estimated from the training set for each sample; default: estimated for swag, "
+        "running otherwise",
         json_schema_extra=RESULTS,
     )
     batch_norm_items: int = Field(

@@ -24,5 +24,5 @@ class LikelihoodSection(OpenSection):
 
     @property
     def table(self) -> dict[str, Any]:
-        """The name and arguments that are set; empty if none are."""
+        """Return the name and arguments that are set."""
         return self.model_dump(exclude_none=True)

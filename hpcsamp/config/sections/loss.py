@@ -18,8 +18,8 @@ class LossSection(OpenSection):
     )
     exact: bool = Field(
         True,
-        description="true: the loss of all samples together; false: the average of the losses of "
-        "the ranks, as in the paper",
+        description="true: evaluate the loss of all samples together; false: average the losses "
+        "of the ranks, as in the paper",
     )
     temperature: float = Field(
         1.0, ge=0, description="factor of the KL term; 1 is the Bayesian posterior"
@@ -28,15 +28,15 @@ class LossSection(OpenSection):
         0.0,
         ge=0,
         le=MOST,
-        description="epochs over which the factor of the KL term grows from 0 to its value",
+        description="epochs over which the factor of the KL term grows from 0 to its final value",
     )
     kl: KL = Field(
         "analytic",
-        description="compute the KL term by formula, or estimate it from the log densities of the "
-        "weight samples",
+        description="compute the KL term analytically, or estimate it from the log densities of "
+        "the weight samples",
     )
     memory: Memory = Field(
         "auto",
-        description="which activations are kept in memory for the backward pass",
+        description="activations to keep in memory for the backward pass",
         json_schema_extra=NOTHING,
     )

@@ -1,4 +1,4 @@
-"""The table ``[method]``: the method of Bayesian inference, and how its samples are evaluated."""
+"""The table ``[method]``: the method of Bayesian inference and the evaluation of its samples."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class MethodSection(OpenSection):
     )
     samples_per_pass: Any = Field(
         "auto",
-        description='samples evaluated at once; "auto": the number that a short measurement finds '
-        "to be the fastest",
+        description='number of samples evaluated at once; "auto": the fastest number in a short '
+        "measurement",
         json_schema_extra=NOTHING,
     )
     strategy: Strategy = Field(
@@ -43,5 +43,5 @@ class MethodSection(OpenSection):
 
     @property
     def chunk(self) -> int:
-        """Samples evaluated at once; 1 if the number is to be measured."""
+        """Number of samples evaluated at once; 1 if the number is still to be measured."""
         return 1 if self.samples_per_pass == "auto" else int(self.samples_per_pass)

@@ -25,8 +25,7 @@ class ModelSection(OpenSection):
     )
     head: Any = Field(
         None,
-        description="name of the layer that is replaced by one with as many outputs as the "
-        "dataset needs",
+        description="name of the layer to replace by one with as many outputs as the dataset needs",
     )
     output: Any = Field(
         None,
@@ -38,12 +37,12 @@ class ModelSection(OpenSection):
         json_schema_extra=NOTHING,
     )
     weights_sha256: str | None = Field(
-        None, description="SHA-256 checksum of the file model.weights, written by the run"
+        None, description="SHA-256 checksum of the file named by model.weights, written by the run"
     )
     weights_strict: Any = Field(
         None,
-        description="false: load those of model.weights that fit the network by name and shape, "
-        "and ignore the others",
+        description="false: load the tensors of model.weights that match the network by name and "
+        "shape, and ignore the others",
     )
     freeze: Any = Field(
         None,
@@ -52,11 +51,11 @@ class ModelSection(OpenSection):
     batch_norm: Any = Field(
         None,
         description="batch: normalise over the whole batch of a step, across all ranks (default); "
-        "frozen: by the running statistics; group: replace it by group normalisation",
+        "frozen: use the running statistics; group: replace it by group normalisation",
     )
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The shared keys that are set, which may be arguments of the class."""
+        """Return the shared keys that are set, which may be arguments of the class."""
         given = {key: getattr(self, key) for key in sorted(self.SHARED)}
         return {key: value for key, value in given.items() if value is not None}

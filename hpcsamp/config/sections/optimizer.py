@@ -35,7 +35,7 @@ class OptimizerSection(OpenSection):
     clip: float | None = Field(None, gt=0, description="clip the gradient to this norm")
     sharded: bool | Literal["weights"] = Field(
         False,
-        description="true: each rank of a sample group keeps and updates 1/P of the optimiser "
+        description="true: each rank of a sample group stores and updates 1/P of the optimiser "
         'state; "weights": also 1/P of the weights and their gradient (mean_field)',
         json_schema_extra=NOTHING,
     )

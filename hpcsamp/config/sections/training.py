@@ -12,15 +12,15 @@ from hpcsamp.names import Precision
 
 
 class TrainingSection(Section):
-    """``[training]``: how long, how precise, how often."""
+    """``[training]``: length and precision of a run, checkpoints, evaluations and checks."""
 
     epochs: int = Field(10, ge=1, le=MOST)
     steps: int | None = Field(
         None,
         ge=1,
         le=10**12,
-        description="stop after so many steps, if that is before the last epoch's end; the "
-        "schedule is that of the whole run, which --resume may go on with",
+        description="stop after this many steps if the last epoch has not ended before; the "
+        "learning rate schedule is that of the whole run, which --resume can continue",
         json_schema_extra=RESULTS,
     )
     precision: Precision = Field(
@@ -38,74 +38,80 @@ class TrainingSection(Section):
     )
     checkpoint_behind: bool = Field(
         True,
-        description="write checkpoints behind the next steps, from a copy of the state in memory; "
-        "false: training waits, and needs no memory for a copy",
+        description="write checkpoints in the background from a copy of the state in memory; "
+        "false: training waits and needs no memory for a copy",
         json_schema_extra=NOTHING,
     )
     keep: int = Field(
-        2, ge=1, le=MOST, description="checkpoints kept beside the best", json_schema_extra=NOTHING
+        2,
+        ge=1,
+        le=MOST,
+        description="number of checkpoints kept besides best.pt",
+        json_schema_extra=NOTHING,
     )
     log_every: int = Field(
         10,
         ge=1,
         le=MOST,
-        description="steps between lines in metrics.jsonl",
+        description="steps between two lines of metrics.jsonl",
         json_schema_extra=NOTHING,
     )
     best: str = Field(
         "nll",
-        description="the metric of the validation items that decides which state is best.pt, one "
-        "of the task's; rmse in place of nll where the loss leaves samples alone, which have no "
-        "density",
+        description="validation metric that selects the state saved as best.pt, one of the "
+        "task's metrics; rmse replaces nll if the loss defines no likelihood",
     )
     ema: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="decay of an exponential moving average of the weights, which evaluations and "
-        "predictions then use",
+        description="decay of an exponential moving average of the weights that evaluations and "
+        "predictions use",
     )
     patience: int | None = Field(
         None,
         ge=1,
         le=MOST,
-        description="evaluations without improvement of that metric after which the run ends",
+        description="end the run after this many evaluations without an improvement of that metric",
         json_schema_extra=RESULTS,
     )
     min_delta: float = Field(
         0.0,
         ge=0,
-        description="by how much the metric must be better to count as improved, in its units",
+        description="smallest change of the metric, in its own units, that counts as an "
+        "improvement",
         json_schema_extra=RESULTS,
     )
     callbacks: list[str | dict[str, Any]] = Field(
         default_factory=list,
-        description="code of your own that is called in the course of a run: package.module:Class, "
+        description="your own code to call during a run: package.module:Class, "
         'or {name = "package.module:Class", argument = ...}',
         json_schema_extra=RESULTS,
     )
     memory_check: Literal["refuse", "warn", "off"] = Field(
         "refuse",
-        description="a run whose step needs more memory than the machine has",
+        description="action if a training step needs more memory than the machine has",
         json_schema_extra=NOTHING,
     )
     stall: float = Field(
         600,
         ge=0,
-        description="seconds without a sign of life of a rank after which the job is ended (three "
-        "times the longest stretch seen, if that is more); 0: never",
+        description="end the job if a rank makes no progress for this many seconds (or three "
+        "times the longest pause so far, if that is longer); 0: never",
         json_schema_extra=NOTHING,
     )
     time_limit: str | float | None = Field(
         None,
-        description="stop with a checkpoint before so much time is over: minutes, or as Slurm "
-        "writes it, e.g. 01:30:00; the end of a Slurm job is known without",
+        description="time limit, before which the run stops with a checkpoint: minutes, or "
+        "Slurm's notation, e.g. 01:30:00; the time limit of a Slurm job is detected "
+        "automatically",
         json_schema_extra=NOTHING,
     )
     time_margin: float = Field(
         60,
         ge=0,
-        description="seconds that must at least be left then (it grows as needed)",
+        description="seconds reserved for stopping before the time limit (more if a checkpoint "
+        "takes longer)",
         json_schema_extra=NOTHING,
     )
 
