@@ -86,7 +86,8 @@ def gpu(
         measured += found
         first = found[0]
         show(
-            f"{name}, S = {samples}, batch {first['batch']}: whole steps with feed, medians of "
+            f"{name}, S = {samples}, batch {first['batch']}: whole steps including data loading, "
+            f"medians of "
             f"{rounds} rounds",
             ["variant", "ranks", "ms per step", f"speed-up over {bench.LOOP}", "peak memory, MiB"],
             [

@@ -144,7 +144,7 @@ def _show_unplanned(made: Campaign, survey: Survey, described: list[Any], total:
 
 
 def _watch(made: Campaign, selection: Any, seconds: float) -> None:
-    """Show the states until no point waits or runs; each time costs one call of the scheduler."""
+    """Show the states until no point is waiting or running, with one scheduler query each time."""
     from hpcsamp.campaign.status import WORDS
     from hpcsamp.runtime import on_terminal
 
