@@ -48,7 +48,10 @@ def predict(
     checkpoint: Checkpoint = "last",
     delimiter: Annotated[
         str | None,
-        typer.Option(help="Delimiter of the table: ',' (the default), ';', '\\t' ..."),
+        typer.Option(
+            help="Delimiter of the table: ',', ';', '\\t' ... (default: as in the table of the "
+            "training set; so for the next three)."
+        ),
     ] = None,
     decimal: Annotated[
         str | None, typer.Option(help="Decimal separator of the table, '.' or ','.")
@@ -58,9 +61,7 @@ def predict(
     ] = "",
     date_format: Annotated[
         str | None,
-        typer.Option(
-            help="Format of times in the table, e.g. '%d.%m.%Y %H:%M'; default: ISO 8601."
-        ),
+        typer.Option(help="Format of times in the table, e.g. '%d.%m.%Y %H:%M'."),
     ] = None,
     uncalibrated: Uncalibrated = False,
     settings: Settings = None,
@@ -104,17 +105,16 @@ def predict(
         }
         _check(table, out, data, split, notation, mpi().COMM_WORLD.Get_size())
     if table is not None:
-        from hpcsamp.ingest.numbers import Notation
-        from hpcsamp.prediction.csv_file import Form, predict_csv
+        from hpcsamp.prediction.csv_file import form_of, predict_csv
         from hpcsamp.prediction.load import load
         from hpcsamp.prediction.writer import check_target
         from hpcsamp.spelling import joined
 
         check_target(out, overwrite)
-        form = Form(delimiter or ",", Notation(decimal, thousands), date_format)
         loaded = load(
             run, checkpoint, samples=samples, settings=settings or (), recalibrated=not uncalibrated
         )
+        form = form_of(loaded.trained, delimiter, decimal, thousands, date_format)
         result = predict_csv(loaded, table, out, form, quantiles=levels, keep_samples=keep_samples)
         if json_file is not None:
             write_json(json_file, result)

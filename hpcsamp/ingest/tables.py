@@ -190,6 +190,16 @@ class CsvTable(Table):
         cells = [self._times.read(word or "", at, column) for at, word in enumerate(words.tolist())]
         return np.asarray(cells, np.int64).view("datetime64[ns]")
 
+    def facts(self) -> dict[str, Any]:
+        """Return the stated notation of the file, with which later tables are read by default."""
+        stated = {
+            "delimiter": self.delimiter if self.delimiter != "," else None,
+            "decimal": self.notation.decimal,
+            "thousands": self.notation.thousands or None,
+            "date_format": self._times.form,
+        }
+        return {name: value for name, value in stated.items() if value is not None}
+
     def _lexicon(self, name: str) -> np.ndarray:
         """Return the values of a column by code, with a missing value last: words or numbers.
 

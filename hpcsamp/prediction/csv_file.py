@@ -19,6 +19,7 @@ from hpcsamp.ingest.numbers import Notation
 from hpcsamp.ingest.tables import CsvTable, check_delimiter, text_of
 from hpcsamp.prediction.encoded import FILLED, features_of
 from hpcsamp.prediction.load import LoadedPosterior
+from hpcsamp.run.trained import Trained
 from hpcsamp.spelling import joined
 
 MOST = 1000
@@ -38,6 +39,21 @@ class Form:
     delimiter: str = ","
     notation: Notation = field(default_factory=Notation)
     date_format: str | None = None
+
+
+def form_of(
+    trained: Trained,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    thousands: str = "",
+    date_format: str | None = None,
+) -> Form:
+    """Return how a csv file is written: as stated, or else like the table of the training set."""
+    of = trained.manifest.source
+    notation = Notation(decimal or of.get("decimal"), thousands or of.get("thousands", ""))
+    return Form(
+        delimiter or of.get("delimiter", ","), notation, date_format or of.get("date_format")
+    )
 
 
 def predict_csv(

@@ -93,7 +93,11 @@ def logged_times(trainer: Trainer) -> list[float]:
     """Seconds of the steps of earlier starts, as far as they were logged; on rank 0."""
     if not trainer.topology.is_root:
         return []
-    return [e["seconds"] for e in trainer.folder.events() if e.get("event") == "train"]
+    return [
+        e["seconds"]
+        for e in trainer.folder.events()
+        if e.get("event") == "train" and "seconds" in e
+    ]
 
 
 def closing(trainer: Trainer) -> dict[str, Any]:
