@@ -99,8 +99,6 @@ def train(
         return
     topology = init(run.parallel.samples, model=run.parallel.model, device=run.parallel.device)
     if config is None and topology.is_root and not quiet:
-        from hpcsamp.run.usual import few_items
-
         typer.echo(f"no configuration was given; this one was chosen for {data}:\n")
         typer.echo("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()))
         typer.echo(f"to change it: hpcsamp train --data {data} --print-config > mine.toml")
