@@ -95,7 +95,8 @@ def test_predictions_stand_beside_the_rows_of_a_csv_file(own_table, hpcsamp):
     places = [3, 2, 0, 1]  # another order, and without the target
     given = "\n".join(";".join(row[i] for i in places) for row in rows)
     (own_table / "new.csv").write_text("\ufeff" + given.replace("\n", "\n\n", 1) + "\n")
-    words = ("predict", "run", "new.csv", *form, "--out", "out.csv", "--quantiles", "0.1,0.9")
+    # the form of the file is that of the training table
+    words = ("predict", "run", "new.csv", "--out", "out.csv", "--quantiles", "0.1,0.9")
     done = hpcsamp(1, *words, cwd=own_table)
     assert done.code == 0, done.err
     assert "columns that the run does not use: id" in done.out

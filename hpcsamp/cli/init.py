@@ -29,5 +29,5 @@ def init(
     for path in write(folder, data):
         typer.echo(path)
     for line in few_items(data):
-        typer.echo(f"warning: {line}", err=True)
+        typer.echo(f"hpcsamp: warning: {line}", err=True)
     typer.echo(f"next: cd {folder} && bash run.sh        (and python -m pytest, sbatch job.sh)")

@@ -102,9 +102,11 @@ def train(
         typer.echo(f"no configuration was given; this one was chosen for {data}:\n")
         typer.echo("".join(f"    {line}".rstrip() + "\n" for line in text.splitlines()))
         typer.echo(f"to change it: hpcsamp train --data {data} --print-config > mine.toml")
-        typer.echo(
-            "".join(f"warning: {line}\n" for line in few_items(str(data))), err=True, nl=False
-        )
+    if config is None and data is not None and topology.is_root:
+        from hpcsamp.run.usual import few_items
+
+        for line in few_items(data):
+            typer.echo(f"hpcsamp: warning: {line}", err=True)
     from hpcsamp.cli.profile import show_profile
     from hpcsamp.run.prepare import prepare
     from hpcsamp.training.loop import train as train_run
