@@ -277,7 +277,7 @@ def test_in_a_file_system_that_hangs(stopped):
     line, rank = stopped.told("hung", stopped.folder / "hung" / "stall.json")
     assert (rank["rank"], rank["kind"]) == (1, "stuck")
     assert re.search(r"reading batch \d of epoch 1", rank["last_seen"])
-    assert "is alive but has done nothing for" in line
+    assert "is alive but has been idle for" in line
 
 
 def test_in_the_middle_of_a_checkpoint(stopped, hpcsamp, small):

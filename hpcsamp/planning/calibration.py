@@ -20,15 +20,15 @@ VERSION = 1
 
 
 class Measured(SiteTable):
-    """Measured constants of a model, in seconds of one rank that works alone.
+    """Measured constants of a model, in seconds of a rank that has its node to itself.
 
     A step of ``s`` samples of ``n`` random weights over ``b`` items takes
     ``overhead + n penalty + m update + s (n draw + base + per_item b)`` with ``m`` trained numbers.
     """
 
-    key: str = Field(description="identifies the run, see Workload.key")
+    key: str = Field(description="key that identifies the run, see Workload.key")
     name: str
-    base: float = Field(ge=0, description="seconds of a pass without items and draw")
+    base: float = Field(ge=0, description="seconds of a pass, without items and draw")
     per_item: float = Field(ge=0)
     overhead: float = Field(ge=0, description="seconds of a step without penalty and update")
     crowd: float = Field(1.0, ge=1, description="factor if all ranks of the node work")
@@ -50,15 +50,15 @@ class Calibration(SiteTable):
     update: float = Field(ge=0, description="seconds per trained number")
     augment: float = Field(ge=0, description="seconds per byte of a view")
     read: float = Field(ge=0, description="seconds per byte that a rank reads from a file")
-    copy_: float = Field(ge=0, alias="copy", description="seconds per byte taken out of the ring")
+    copy_: float = Field(ge=0, alias="copy", description="seconds per byte taken from the ring")
     agreement: float = Field(ge=0, description="seconds of the smallest allreduce over all ranks")
-    link: Wire | None = Field(None, description="between ranks of the node")
+    link: Wire | None = Field(None, description="link between ranks of the node")
     cycles: float = Field(1.0, ge=0, description="Horovod cycles for which a gradient waits")
     disturbed: float = Field(0.0, ge=0, description="fraction of time lost to other processes")
     jitter: float = Field(0.0, ge=0, description="relative standard deviation of a step's time")
 
     def machine_of(self, site: Machine) -> Machine:
-        """Return the site with measured values in place of published ones."""
+        """Return the site with measured values instead of published ones."""
         network: dict[str, Any] = {"cycles": self.cycles}
         if self.link is not None:
             network["within"] = self.link
@@ -72,7 +72,7 @@ class Calibration(SiteTable):
         )
 
     def rates(self, site: Machine, work: Workload) -> Rates:
-        """Rates of a run: its own passes if they were measured, or scaled from another model.
+        """Rates of a run: from its own passes if they were measured, or scaled from another model.
 
         The model with the nearest number of floating-point operations per item is used; time per
         item is scaled with this number, time of an empty pass with the number of operations.

@@ -35,7 +35,7 @@ IN_PLACE = {torch.ops.aten.addmm_: _added, torch.ops.aten.baddbmm_: _added}
 
 @dataclass(frozen=True)
 class OperationCounts:
-    """Counts of one forward and backward pass of one sample, as ``base + per_item * items``.
+    """Operation counts of one forward and backward pass of one sample: ``base + per_item * items``.
 
     Attributes
     ----------

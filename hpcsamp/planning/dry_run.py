@@ -27,8 +27,8 @@ from hpcsamp.weights.complex_parts import complex_of, convert, parts_of
 from hpcsamp.weights.inputs import each, tensors
 
 SMALL = 250_000
-"""Numbers of weights and of values in a batch up to which a real pass takes less time than the
-import of torch's kernels for tensors without values, which also import its compiler.
+"""Largest numbers of weights and of values in a batch for which a real pass takes less time than
+importing torch's kernels for tensors without values, which also import its compiler.
 """
 
 
@@ -38,12 +38,12 @@ class LargestMemory(TorchDispatchMode):
     Parameters
     ----------
     known
-        Existing tensors that are not counted, nor are views of them.
+        Existing tensors, which are not counted; views of them are not counted either.
 
     Attributes
     ----------
     live, largest
-        Bytes at present, and the maximum so far.
+        Current number of bytes, and the maximum so far.
     """
 
     def __init__(self, *known: torch.Tensor) -> None:
@@ -54,7 +54,7 @@ class LargestMemory(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from hiding this mode from its compiler, which it would import to do so."""
+        """Prevent torch from hiding this mode from its compiler, for which it would import it."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -67,7 +67,7 @@ class LargestMemory(TorchDispatchMode):
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Within the block, storages are made that are not counted."""
+        """Within the block, new storages are not counted."""
         before, self._apart = self._apart, True
         try:
             yield
@@ -118,8 +118,8 @@ def pass_bytes(
         Compute an upper bound in a fraction of the time (fake tensors take seconds to import):
         attention stores its weights, and there is no autocast. A small network runs on zeros.
     axis
-        Imagined model axis along which the network is built. What its ranks exchange lies in shared
-        memory and is not included.
+        Imagined model axis along which the network is built. Messages between its ranks lie in
+        shared memory and are not included.
     """
     weights = sum(p.numel() for p in network.parameters())
     network = Single(copy.deepcopy(network))

@@ -1,4 +1,4 @@
-"""Fit the performance model to measured steps; the other points give its error.
+"""Fit the performance model to some measured steps; the others determine its error.
 
 For points of one machine the model is linear in all constants but the factor ``c`` by which compute
 takes longer if several ranks of a node work:
@@ -6,7 +6,7 @@ takes longer if several ranks of a node work:
     T = c (o + a s + d s b) / M + (e s + f s b) [M > 1] + lg p alpha + 2 (p-1)/p m beta
 
 with ``o, a, d`` for each model, ``e, f`` for each model in M parts (exchanges in its passes, and
-work that is not divided), ``alpha, beta`` in common, ``s = ceil(S/P)`` samples and ``b = B/D``
+work that is not divided), ``alpha, beta`` for all models, ``s = ceil(S/P)`` samples and ``b = B/D``
 items per rank, ``m`` bytes of the gradient of a rank's part, which ``p = P D`` ranks exchange.
 Constants are not negative. The fit minimises the relative error with Huber's weights (1964), so
 that disturbed points have little influence.
@@ -75,7 +75,7 @@ class MeasuredStep:
 
     @property
     def own(self) -> tuple[int, float]:
-        """``s`` and ``b`` of the rank with the most samples."""
+        """Samples ``s`` and items ``b`` of the rank with the most samples."""
         return -(-self.samples // self.sample_size), self.batch / self.data_size
 
 
@@ -165,7 +165,7 @@ def point(record: dict[str, Any]) -> MeasuredStep | None:
 def hold_back(points: Sequence[MeasuredStep]) -> tuple[list[MeasuredStep], list[MeasuredStep]]:
     """Divide points into those to fit and those to check: every second one of each model and grid.
 
-    They are ordered by samples and batch; the first and last of each are fitted.
+    Points are ordered by samples and batch; the first and the last of each are fitted.
     """
     kinds: dict[tuple[str, int, int, int], list[MeasuredStep]] = {}
     for point in sorted(points, key=lambda p: (p.samples, p.batch)):
@@ -238,7 +238,7 @@ def fit(points: Sequence[MeasuredStep]) -> Fitted:
     for name in names:
         number = sum(p.model == name for p in points)
         if number < 3:
-            raise UsageError(f"model {name} has 3 constants and {number} points to fit them to")
+            raise UsageError(f"model {name} has 3 constants, but {number} points to fit them to")
     parts = sorted({(p.model, p.model_size) for p in points if p.model_size > 1})
     many = any(p.ranks > 1 for p in points)
     trials = []
@@ -293,8 +293,8 @@ def robust(rows: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, float]:
 def link(ranks: int, sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
     """Fit ``alpha`` and ``beta`` (s, s/byte) of a link to times of an allreduce over ``ranks``.
 
-    Latency is counted as in recursive doubling, volume as in a ring, which good libraries reach for
-    small and large messages.
+    Latency is counted as in recursive doubling, and volume as in a ring; good libraries reach these
+    for small and large messages, respectively.
     """
     rows = np.array(
         [

@@ -1,4 +1,4 @@
-"""List all valid grids of a number of ranks, find the best one and what limits it."""
+"""List all valid grids of a number of ranks, and find the best one and its limiting factor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def layouts(
     Raises
     ------
     UsageError
-        If there is none, naming the numbers that do not fit together.
+        If there is no grid, naming the numbers that do not fit together.
     """
     found = [
         NodeLayout(p, ranks // m // p, per_node, m)
@@ -76,7 +76,7 @@ def _divisors(ranks: int, most: int) -> list[int]:
 
 
 def check(layout: NodeLayout, samples: int) -> None:
-    """Check that the package's own planner creates the same grid; it raises otherwise.
+    """Check that :func:`hpcsamp.grid.plan_grid` accepts this grid and its samples.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def check(layout: NodeLayout, samples: int) -> None:
 
 
 def loaded(work: Workload, ranks: int, mode: Growth) -> Workload:
-    """The run on more ranks: unchanged, or with a batch or samples that grow with them."""
+    """Return the work on more ranks: unchanged, or with a batch or samples that grow with them."""
     if mode == "growing":
         return work.scaled(batch=work.batch * ranks)
     if mode == "proportional":
@@ -154,7 +154,7 @@ WORDS = {
 
 
 def limits(split: CandidateGrid) -> dict[str, float]:
-    """Fraction of the step that each limit takes, largest first."""
+    """Fraction of the step that each limiting factor takes, largest first."""
     shares: dict[str, float] = {}
     whole = split.prediction.seconds
     for phase in split.prediction.phases:
@@ -173,7 +173,7 @@ def named(layout: NodeLayout) -> str:
 
 
 def verdict(ranked: Sequence[CandidateGrid]) -> str:
-    """Describe the best grid and what limits it in one sentence."""
+    """Describe the best grid and its limiting factor in one sentence."""
     best = ranked[0]
     p = best.prediction
     if not best.fits:
@@ -181,7 +181,7 @@ def verdict(ranked: Sequence[CandidateGrid]) -> str:
         assert least.memory is not None
         return (
             f"memory limits: no grid fits; the smallest, {named(least.prediction.layout)}, needs "
-            f"{least.memory / 1e9:.1f} GB per rank (hpcsamp models shows what lowers it)"
+            f"{least.memory / 1e9:.1f} GB per rank (hpcsamp models lists settings that lower it)"
         )
     (first, part), *others = limits(best).items()
     text = (

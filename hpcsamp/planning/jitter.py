@@ -6,8 +6,8 @@ standard deviation ``sigma`` is again Gumbel distributed, with the mean
 
     E[max_p] = mu + sigma * sqrt(6)/pi * ln p
 
-exactly. So efficiency falls with the logarithm of the ranks, as measured on large machines (Petrini
-et al. 2003; Hoefler et al. 2010).
+exactly. So efficiency falls with the logarithm of the number of ranks, as measured on large
+machines (Petrini et al. 2003; Hoefler et al. 2010).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hardware of a site: devices, links, fabric, storage; published or measured numbers.
+"""Hardware of a site: devices, links, fabric and storage, with published or measured numbers.
 
 Scheduler settings of the same sites (ranks per node, launchers) are in ``campaign/sites``; the
 files here have the same names and contain only the hardware.
@@ -35,7 +35,7 @@ class Device(SiteTable):
     bandwidth: float = Field(gt=0, description="memory bandwidth, bytes/s")
     memory: float = Field(gt=0, description="bytes available to one rank")
     efficiency: float = Field(0.5, gt=0, le=1, description="fraction of a peak that networks reach")
-    launch: float = Field(1e-5, ge=0, description="least seconds of an operation")
+    launch: float = Field(1e-5, ge=0, description="smallest number of seconds of an operation")
 
 
 class Wire(SiteTable):
@@ -62,7 +62,7 @@ class NetworkLinks(SiteTable):
     adapters: int = Field(1, ge=1, description="number of adapters per node")
     gamma: float = Field(0.0, ge=0, description="seconds per byte to add received data")
     cycles: float = Field(1.0, ge=0, description="Horovod cycles for which a gradient waits")
-    cycle: float = Field(0.0, ge=0, description="seconds of a cycle if HOROVOD_CYCLE_TIME sets it")
+    cycle: float = Field(0.0, ge=0, description="seconds of a cycle; HOROVOD_CYCLE_TIME sets it")
     fabric: Fabric = Fabric(kind="flat")
 
 

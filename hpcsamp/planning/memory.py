@@ -35,17 +35,17 @@ PROCESS = 450 * 2**20
 """Resident memory of Python, torch, HDF5 and MPI; the smallest run takes 446 MiB."""
 
 KEPT_FREE = 0.15
-"""Part of the temporary memory that the allocator keeps in free blocks of the wrong size."""
+"""Fraction of the temporary memory that the allocator keeps in free blocks of the wrong size."""
 
 MARGIN = 0.9
-"""Part of the available memory that a run may need: other processes use the machine as well."""
+"""Fraction of the available memory that a run may need, because other processes need some too."""
 
 STRETCHES = 8
-"""Stretches of gathered numbers that exist at the same time: two of means and deviations each, the
-one that arrives, noise, and sums."""
+"""Number of sections of gathered vectors that are in memory at the same time: two of means and of
+deviations each, the arriving one, noise, and sums."""
 
 OUTPUT_COPIES = 4
-"""Copies of the outputs in a loss: outputs, their gradient, and intermediate results."""
+"""Number of copies of the outputs in a loss: outputs, their gradient, and intermediate results."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     batch = -(-config.data.batch // grid.data_size)
     memory = _mode(run)
     stacked = config.augment.active and config.augment.share != "all"
-    first = next(iter(method.chunks(range(mine), stacked)))  # none is larger
+    first = next(iter(method.chunks(range(mine), stacked)))  # no other is larger
     together = mine if memory == "keep" else len(first)
     part = -(-batch // config.data.accumulate)
     found = _pass(run, part, rough)
@@ -125,7 +125,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     stored = round(parted.stored(shapes))
     outputs = OUTPUT_COPIES * round(run.outputs * parted.outputs) * batch * item
     parts = [
-        Part("Python, torch, MPI", PROCESS, "fewer ranks a node"),
+        Part("Python, torch, MPI", PROCESS, "fewer ranks per node"),
         Part(("means and log standard deviations" if drawn else "parameters") + of,
              trained // shares),
         Part(
@@ -141,10 +141,10 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
              (trained + 2 * drawn) // shares),
     ]  # fmt: skip
     if drawn and shares > 1:
-        fixed = trained - 2 * drawn  # gathered whole, with its gradient
+        fixed = trained - 2 * drawn  # gathered as a whole, with its gradient
         parts.append(
             Part(
-                "weights of the draws, and stretches of what is gathered",
+                "weights of the draws, and sections of gathered vectors",
                 drawn * together + drawn // shares + 2 * fixed + STRETCHES * STRETCH * item,
                 _together_knob(run, memory) if together > 1 else "",
             )
@@ -180,7 +180,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     if grid.sample_size * grid.data_size > 1:
         size = grid.sample_size * grid.data_size
         parts.append(Part("exchange of the gradient (estimate)", 2 * trained // size))
-    passing = sum(p.bytes for p in parts[4:])  # what comes and goes within a step
+    passing = sum(p.bytes for p in parts[4:])  # allocated and freed within a step
     parts.append(Part("kept free by the allocator (estimate)", round(KEPT_FREE * passing)))
     if parted.size > 1:
         # examine the network with at least two items, and with those of several data groups
@@ -194,7 +194,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
 
 
 def copied(run: Run, grid: Grid) -> Part:
-    """Return the part for the copy, in host memory, of what a rank writes to a checkpoint.
+    """Return the part for the copy, in host memory, of the tensors a rank writes to a checkpoint.
 
     Ranks that hold the same numbers divide them, except tensors smaller than
     :data:`hpcsamp.run.taken.LARGE`, which are not counted here.
@@ -217,7 +217,7 @@ def copied(run: Run, grid: Grid) -> Part:
 def check(run: Run, topology: Topology) -> str | None:
     """Refuse a run that needs more memory than its machine has, before the first step. Collective.
 
-    ``training.memory_check`` selects whether such a run is refused, warned about or not checked.
+    ``training.memory_check`` selects whether such a run is refused, warned about, or not checked.
 
     Returns
     -------
@@ -254,13 +254,13 @@ def check(run: Run, topology: Topology) -> str | None:
 
 
 def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str | None, str | None]:
-    """Return a line on the memory of a step, unless it is little, and an error if it is too much.
+    """Return a line on the memory of a step unless it is small, and an error if it is too large.
 
     ``least`` is the number of bytes available to a rank, of ``ranks`` that share them. A rough
     estimate is made first, because an exact one takes seconds.
     """
     grid = Grid(topology.sample_size, topology.data_size, topology.node_comm.Get_size())
-    if topology.model_size > 1:  # the fullest of these ranks; this one holds the first part
+    if topology.model_size > 1:  # the largest part; this rank holds the first one
         run = blank(run.config, run.shapes, topology.sample_size, topology.model_size)
     for rough in (True, False):
         parts = estimate(run, grid, rough=rough, copies=topology.device.type != "cuda")
@@ -269,8 +269,8 @@ def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str |
             return None, None
     where = f"the {ranks} ranks of a node" if ranks > 1 else "a rank"
     note = (
-        f"a step needs {needed * ranks / 1e9:.1f} GB of memory for {where}, there are "
-        f"{least * ranks / 1e9:.1f} GB; {saving(run)}"
+        f"a step needs {needed * ranks / 1e9:.1f} GB of memory for {where}, of "
+        f"{least * ranks / 1e9:.1f} GB available; {saving(run)}"
     )
     if needed <= MARGIN * least:
         return note, None
@@ -280,8 +280,8 @@ def _look(run: Run, topology: Topology, least: float, ranks: int) -> tuple[str |
         if p.bytes > 0.02 * needed
     )
     return note, (
-        f'{note}. Of each rank: {knobs}. training.memory_check = "warn" goes on regardless. '
-        "A run that goes on by --resume keeps its batch, precision and optimiser" + more("memory")
+        f'{note}. Each rank: {knobs}. training.memory_check = "warn" runs it nevertheless. '
+        "A resumed run keeps its batch, precision and optimiser" + more("memory")
     )
 
 
@@ -296,7 +296,7 @@ def saving(run: Run) -> str:
         f"data.accumulate = {config.data.accumulate}": config.data.accumulate > 1,
     }
     names = [name for name, on in used.items() if on]
-    return f"saved by {', '.join(names)}" if names else "nothing is done to save any"
+    return f"memory is saved by {', '.join(names)}" if names else "no setting saves memory"
 
 
 def _written(config: RunConfig) -> str:
@@ -342,14 +342,14 @@ def _pass(run: Run, batch: int, rough: bool) -> _Pass:
             rough=rough,
             axis=axis,
         )
-    except Exception as e:  # a model of the user's own may look at values
+    except Exception as e:  # a user-defined model may depend on values
         return _Pass(0, unknown=f"{type(e).__name__}: {e}".splitlines()[0][:80])
     groups = (g for g in axis.groups if isinstance(g, ImaginedGroup) and g.most)
     return _Pass(found, tuple(g.most for g in groups))
 
 
 def _state_factor(config: RunConfig) -> float:
-    """Return how many numbers an optimiser keeps per parameter, from a step with a small one."""
+    """Return how many values an optimiser keeps per parameter, from a step of a small one."""
     make: Any = getattr(torch.optim, config.optimizer.name, None)
     if make is None:
         return 0

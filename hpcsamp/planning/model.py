@@ -29,7 +29,7 @@ from hpcsamp.planning.workload import Workload
 
 @dataclass(frozen=True)
 class NodeLayout:
-    """A grid on nodes: ``D`` data groups of ``P`` sample ranks of ``M`` ranks, node by node.
+    """A grid on nodes: ``D`` data groups of ``P`` sample ranks of ``M`` model ranks, node by node.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class NodeLayout:
 
 @dataclass(frozen=True)
 class StepPhase:
-    """A part of a step: its seconds, the share of latency in them, and what limits it."""
+    """A part of a step: its seconds, the share of latency in them, and its limiting factor."""
 
     name: str
     seconds: float
@@ -138,8 +138,8 @@ class StepPrediction:
     items
         Items of a data group.
     taking, reading
-        Seconds of a rank to take its batch out of the ring; seconds to read the batches of a step,
-        whether hidden or not.
+        Seconds in which a rank takes its batch from the ring; seconds to read the batches of a
+        step, whether hidden or not.
     """
 
     layout: NodeLayout
@@ -171,7 +171,7 @@ class StepPrediction:
 
 
 AGREEMENT = 48
-"""Bytes of the agreement of a step: two numbers of the loss, four requests."""
+"""Bytes of the agreement of a step: two numbers of the loss and four requests."""
 MODEL_EXCHANGE = "model exchange"
 COMPUTE = ("augment", "draw", "forward+backward", "penalty")
 """Phases in which a rank uses its own core or device, before it meets the others."""
@@ -249,7 +249,7 @@ def reading(work: Workload, layout: NodeLayout, machine: Machine, items: int) ->
 
 
 def _taking(work: Workload, layout: NodeLayout, rates: Rates, items: int) -> float:
-    """Seconds to take a batch out of the ring; also to read it if the reader shares the core."""
+    """Seconds to take a batch from the ring, and also to read it if the reader shares the core."""
     batch = items * work.stored_bytes
     own = batch / layout.sample_size * rates.read if rates.shares_core else 0.0
     return batch * rates.copy + own
@@ -316,11 +316,11 @@ def _gradient(
     work: Workload, layout: NodeLayout, machine: Machine, trained: float, samples: int, busy: float
 ) -> StepPhase:
     """Exchange of the gradient: over the world; over data groups if each sample has its own
-    parameters; in parts over sample groups if the optimiser is sharded. If the weights are in
-    shares, means and deviations are gathered for each chunk of samples and its gradients are
-    scattered: ``ceil(samples / k)`` rounds, with another gather in each if passes are recomputed.
+    parameters; in parts over sample groups if the optimiser is sharded. If the weights are sharded,
+    means and deviations are gathered for each chunk of samples and its gradients are scattered:
+    ``ceil(samples / k)`` rounds, with another gather in each if passes are recomputed.
 
-    Horovod looks for tensors once per cycle: a gradient waits for one cycle, and each cycle takes
+    Horovod polls for tensors once per cycle: a gradient waits for one cycle, and each cycle takes
     some compute time (:func:`hpcsamp.collectives.horovod.cycle_time`).
     """
     size, net = float(trained * work.item), machine.network

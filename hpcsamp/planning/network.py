@@ -51,7 +51,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Both."""
+        """Sum of both."""
         return self.latency + self.volume
 
     def __add__(self, other: Cost) -> Cost:
@@ -131,7 +131,7 @@ ALLREDUCE: dict[str, Callable[[int, float, Link], Cost]] = {
 
 @dataclass(frozen=True)
 class NodeSpread:
-    """How the ranks of an exchange are distributed over nodes.
+    """Distribution of the ranks of an exchange over nodes.
 
     Attributes
     ----------

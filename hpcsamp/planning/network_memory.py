@@ -37,5 +37,5 @@ def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
     if needed > there:
         raise UsageError(
             f"the parameters of model.name = {config.model.name!r} alone need {needed / 1e9:.4g} "
-            f"GB, there are {there / 1e9:.1f} GB: make its layers smaller{more('memory')}"
+            f"GB of {there / 1e9:.1f} GB available: make its layers smaller{more('memory')}"
         )

@@ -16,7 +16,7 @@ def available(device: torch.device | None = None) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(v.split()[1]) * 1024 for v in lines if v.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
-        pass  # not Linux: nothing is known
+        pass  # not Linux: the memory is unknown
     return min(free, _group_limit())
 
 

@@ -19,7 +19,7 @@ from hpcsamp.run.assemble import Run, blank_network
 from hpcsamp.run.shapes import DataShapes
 
 MOST = 64
-"""Model ranks that are thought of unasked: on more, a pass is mostly messages."""
+"""Largest number of model ranks that is tried by default; beyond it, a pass is mostly messages."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Held:
     Attributes
     ----------
     inputs, targets, outputs
-        Numbers that the rank holds, divided by those of an item.
+        Number of values that the rank holds, divided by that of an item.
     size
         ``M``.
     """
@@ -47,7 +47,7 @@ class Held:
         spread = run.method.spread
         if spread is None:
             return cls()
-        parted = run.data_loss.takes_parts  # others see whole outputs and targets
+        parted = run.data_loss.takes_parts  # other losses receive whole outputs and targets
         inputs, outputs = (
             part.size / math.prod(part.shape) for part in (spread.inputs, spread.values)
         )
@@ -63,7 +63,7 @@ class Held:
 
 
 def blank(config: RunConfig, shapes: DataShapes, ranks: int = 1, model: int = 1) -> Run:
-    """Return the run of the rank that holds most, of ``model`` model ranks among ``ranks``.
+    """Return the run of the rank with the largest part, for ``model`` model ranks among ``ranks``.
 
     Raises
     ------

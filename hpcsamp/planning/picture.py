@@ -21,7 +21,7 @@ def draw(plan: dict[str, Any], path: Path) -> None:
     Raises
     ------
     UsageError
-        If it cannot be written.
+        If the file cannot be written.
     """
     import matplotlib as mpl
 

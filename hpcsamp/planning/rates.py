@@ -21,23 +21,25 @@ By = Literal[
 ]  # fmt: skip
 
 STREAM = 0.8
-"""Fraction of the published memory bandwidth that streams reach."""
+"""Fraction of the published memory bandwidth that the STREAM benchmark reaches."""
 
 DRAW_BYTES = 44
-"""Numbers moved per weight for its draw and gradients: read mean, std, noise, weight's gradient;
-write noise, weight; update two sums (float32)."""
+"""Numbers moved per weight for its draw and gradients: read mean, std, noise and the weight's
+gradient; write noise and weight; update two sums (float32)."""
 
 PENALTY_BYTES = 40
-"""KL per weight: read mean and log std, write and add two gradients; temporaries are in cache."""
+"""Numbers moved per weight for the KL: read mean and log std, write and add two gradients;
+temporaries are in the cache."""
 
 UPDATE_BYTES = 28
-"""Adam: read parameter, gradient and two moments, write three of them."""
+"""Numbers moved per value for Adam: read parameter, gradient and two moments; write three of
+them."""
 
 NORMAL = {"cpu": 4e-9, "gpu": 0.0}
 """Seconds to draw a normal number (on a GPU this is faster than writing it)."""
 
 OVERHEAD = 60
-"""Number of operations of a step outside of passes: loss, penalty, flat gradient, optimiser."""
+"""Number of operations of a step outside passes: loss, penalty, flat gradient, optimiser."""
 
 AUGMENT_BYTES = 6
 """Bytes moved per byte of a view: crop, flip and shift each read and write it."""
@@ -51,7 +53,7 @@ STAGE = 2e-5
 
 @dataclass(frozen=True)
 class Pass:
-    """Seconds of a forward and backward pass of one sample, and what limits them."""
+    """Seconds of a forward and backward pass of one sample, and its limiting factor."""
 
     seconds: float
     by: By
@@ -71,7 +73,7 @@ class Rates:
         Constant seconds per step.
     augment, read, copy
         Seconds per byte of a view; per byte that a rank reads; per byte of a batch that a rank
-        takes out of the ring.
+        takes from the ring.
     stage
         Additional seconds of a small exchange beyond the network's.
     crowd
@@ -99,7 +101,7 @@ class Rates:
     passes: tuple[float, float] | None = None
 
     def on(self, work: Workload) -> Rates:
-        """Rates for a model rank's part of the work; measured passes are scaled by arithmetic."""
+        """Rates for a model rank's part of the work; measured passes are scaled by operations."""
         if self.passes is None or self.work is work:
             return replace(self, work=work)
         part = work.counts.flops_of(1) / max(1.0, self.work.counts.flops_of(1))
@@ -108,7 +110,7 @@ class Rates:
 
     @property
     def elementwise(self) -> By:
-        """What limits draws, views and penalties."""
+        """Limiting factor of draws, views and penalties."""
         return "memory bandwidth" if self.passes is None else "measured compute"
 
     def of_pass(self, items: int, together: int = 1) -> Pass:

@@ -1,7 +1,7 @@
 """Simulate steps rank by rank, with jitter, uneven shares, and the prefetch ring.
 
-A rank takes its batch out of the ring when it is available, computes for a random time, and meets
-the others in the exchanges. A reader begins batch ``k`` when it has read ``k - 1`` and all ranks of
+A rank takes its batch from the ring when it is available, computes for a random time, and waits for
+the others in the exchanges. A reader starts batch ``k`` when it has read ``k - 1`` and all ranks of
 its group have taken ``k - slots``. Without jitter a step takes the time predicted by :mod:`.model`.
 """
 

@@ -1,4 +1,4 @@
-"""The work of a run in numbers, independent of the grid."""
+"""The work of a run: sizes and operation counts, independent of the grid."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Workload:
     statistics, gathers
         Exchanges of a loss, and whether they gather outputs on all ranks.
     views
-        ``"none"`` without augmentation; otherwise ``"all"``, ``"rank"`` or ``"sample"``: what
-        shares a view of an item.
+        ``"none"`` without augmentation; otherwise ``"all"``, ``"rank"`` or ``"sample"``: the
+        samples that share a view of an item.
     sharded, recompute
         ``optimizer.sharded``; whether passes are computed twice to save memory.
     shares
@@ -154,19 +154,19 @@ class Workload:
 
     @classmethod
     def on(cls, config: RunConfig, shapes: DataShapes, ranks: int) -> Workload:
-        """Work of the run in one piece, with all ways to divide the network over some ranks.
+        """Work of the run with an undivided network, and all ways to divide it over some ranks.
 
         Raises
         ------
         UsageError
-            If none is possible, see also :func:`.parted.sizes`.
+            If no division is possible, see also :func:`.parted.sizes`.
         """
         found = parted.sizes(config, shapes, ranks)
         of_part = cache(partial(cls.of, config, shapes))
         return replace(of_part(1), model_sizes=tuple(found), of_part=of_part)
 
     def on_model_ranks(self, model: int) -> Workload:
-        """The work of the fullest of ``model`` model ranks."""
+        """Work of the rank with the largest part, among ``model`` model ranks."""
         if model == self.model:
             return self
         if self.of_part is None:
@@ -174,7 +174,7 @@ class Workload:
         return self.of_part(model)
 
     def scaled(self, **changes: Any) -> Workload:
-        """The same work with changes, such as other ``samples`` or ``batch``, also in parts."""
+        """Return this work with changes, such as other ``samples`` or ``batch``, also in parts."""
         of_part = self.of_part and cache(partial(_scaled, self.of_part, changes))
         return replace(self, **changes, of_part=of_part)
 
@@ -206,7 +206,7 @@ def key_of(run: Run) -> str:
 
 
 def configuration_of(name: str) -> str:
-    """Name of the configuration to plan: a given one, or the first that uses the given model.
+    """Return the configuration to plan by its name or file, or by the name of its model.
 
     Raises
     ------

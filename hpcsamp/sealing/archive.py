@@ -21,9 +21,9 @@ from hpcsamp.sealing.errors import DamagedError
 MARK = b"hpcsamp-seal:"
 COMMENT_BYTES = len(MARK) + 64
 HEADER_BYTES = 30
-"""Bytes of the fixed part of the header before a record."""
+"""Number of bytes of the fixed part of the header before a record."""
 PORTION = 8 << 20
-"""Bytes that are read at once."""
+"""Number of bytes that are read at once."""
 
 
 def seal(f: IO[bytes]) -> None:
@@ -50,12 +50,12 @@ def seal(f: IO[bytes]) -> None:
 
 
 class Records:
-    """The records of an archive, whose checksums are compared as they are needed.
+    """The records of an archive, whose checksums are verified on request.
 
     Parameters
     ----------
     path
-        Of the archive.
+        Path of the archive.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Records:
     Raises
     ------
     DamagedError
-        If it is no archive, or not the one that was sealed.
+        If it is not an archive, or has changed since it was sealed.
     OSError
         If it cannot be read.
     """
@@ -91,7 +91,7 @@ class Records:
         self._sums = [record.CRC for record in records]
 
     def check(self, numbers: Iterable[int] | None = None) -> None:
-        """Compare the checksums of some records with their bytes, once; None: of all.
+        """Verify the checksums of some records (None: all) that have not been verified yet.
 
         Raises
         ------

@@ -6,7 +6,7 @@ from hpcsamp.errors import DataError
 
 
 class DamagedError(DataError):
-    """The content of a file has changed since it was written.
+    """Error raised if the content of a file has changed since it was written.
 
     The message is the reason, without the name of the file.
     """

@@ -23,7 +23,7 @@ MARK = b"hpcsamp-seal:"
 PLACE = np.dtype(
     [("offset", "<i8"), ("size", "<i8"), ("stride", "<i8"), ("count", "<i8"), ("crc", "<u4")]
 )
-"""A part: ``count`` pieces of ``size`` bytes at distances of ``stride`` bytes."""
+"""A part: ``count`` pieces of ``size`` bytes each, ``stride`` bytes apart."""
 _FOOT = len(MARK) + 1 + 8 + 64  # mark, whether parts are checked, number of places, digest
 
 
@@ -84,7 +84,7 @@ def check(path: Path) -> bool:
             number = int.from_bytes(foot[len(MARK) + 1 : -64], "little")
             end = len(content) - _FOOT - number * PLACE.itemsize
             if end < 0 or checked > 1:
-                raise DamagedError("its seal does not fit it")
+                raise DamagedError("its seal does not match it")
             parts = np.frombuffer(content[end : end + number * PLACE.itemsize], PLACE)
             if foot[-64:] != _digest(content, end, parts, bool(checked)):
                 raise DamagedError("the checksum of its header, attributes and axes differs")
@@ -112,7 +112,7 @@ def _digest(content: mmap.mmap, end: int, parts: np.ndarray, checked: bool) -> b
     starts, stops = [inside], [inside]
     for part in parts[(parts["offset"] >= 0) & (parts["size"] >= 0) & (parts["count"] > 0)]:
         if int(part["stride"]) * int(part["count"]) > 2 * end:
-            raise DamagedError("its seal does not fit it")
+            raise DamagedError("its seal does not match it")
         first = part["offset"] + part["stride"] * np.arange(part["count"])
         starts.append(first)
         stops.append(first + part["size"])

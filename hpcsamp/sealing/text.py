@@ -28,7 +28,7 @@ FORMAT = 2
 SEAL, VERSION = "seal", "format"
 _COMMENT = "# seal: "
 _TAIL = 1 << 20
-"""Number of bytes at the end of a file in which its last line is searched."""
+"""Number of bytes at the end of a file that are searched for its last line."""
 
 
 def checksum(table: Mapping[str, Any], owner: str = "") -> str:
@@ -39,7 +39,7 @@ def checksum(table: Mapping[str, Any], owner: str = "") -> str:
 
 
 def owner_of(folder: Path) -> str:
-    """Owner of the files of a submission: the last parts of its path in the campaign."""
+    """Owner of the files of a submission: the last parts of its path within the campaign."""
     return "/".join(folder.absolute().parts[-3:])
 
 
@@ -96,8 +96,8 @@ def read_json(
     owner
         Owner for which the file was written.
     unsealed
-        Whether a file from before files were sealed is accepted, or a function that decides this
-        from the content.
+        Whether a file that was written before files were sealed is accepted, or a function that
+        decides this from the content.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def read_lines(
     Raises
     ------
     DataError
-        As :func:`read_json`; the message has the number of the line.
+        As for :func:`read_json`; the message contains the number of the line.
     """
     if not path.exists():
         return [], False

@@ -21,7 +21,7 @@ BRANCH = 0xD1B5_4A32_D192_ED03
 def branches(keys: Tensor, numbers: Tensor) -> Tensor:
     """Keys of branches of each stream, int64 of shape ``(..., n)``.
 
-    ``numbers``: numbers of the branches, int64 >= 0 of shape ``(n,)``.
+    ``numbers``: indices of the branches, int64 >= 0 of shape ``(n,)``.
     """
     return mix_(keys[..., None] + numbers.add(1).mul_(signed(BRANCH)))
 

@@ -53,20 +53,20 @@ def key(seed: int, purpose: Purpose, *counters: int) -> int:
 
 
 def numpy_generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
-    """A NumPy generator (Philox) at the start of a stream."""
+    """Return a NumPy generator (Philox) at the start of a stream."""
     return np.random.Generator(np.random.Philox(key=key(seed, purpose, *counters)))
 
 
 def torch_generator(
     device: torch.device | str, seed: int, purpose: Purpose, *counters: int
 ) -> torch.Generator:
-    """A torch generator at the start of a stream.
+    """Return a torch generator at the start of a stream.
 
     CPU and GPU generators differ, so numbers agree between ranks and restarts on the same kind of
     device, but not between kinds.
 
     torch's CPU generator uses only the low 32 bits of its seed, so the last counter (the sample) is
-    added with an odd factor: then two samples of a step never have the same seed, whereas hashed
+    added with an odd factor: two samples of a step then never have the same seed, whereas hashed
     seeds would collide once in 2**32 / S**2 steps.
     """
     import torch

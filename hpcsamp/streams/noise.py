@@ -29,11 +29,11 @@ from hpcsamp.streams.names import Purpose, key
 from hpcsamp.streams.places import GAMMA, mix_, mixed, normal_pairs, signed
 from hpcsamp.watchdog import here
 
-#: Numbers in a block, which fit into the cache while they are drawn. Part of the results.
+#: Number of values in a block, which fit into the cache. Results depend on it: never change it.
 BLOCK = 1 << 15
 #: Distance of the seeds of neighbouring blocks; odd, so that 2**32 blocks have different seeds.
 STRIDE = 0x9E37_79B9
-#: torch draws 16 normal numbers at a time: only prefixes of such lengths are of the same stream.
+#: torch draws 16 normal numbers at a time: only prefixes of such lengths agree with a longer draw.
 GROUP = 16
 #: Pairs of portable numbers computed at once, which limits the memory for their bits.
 PAIRS = 1 << 22
@@ -80,7 +80,7 @@ def fill(
     seed, purpose, step
         Identify the stream.
     samples
-        ``k`` numbers of samples.
+        Indices of the ``k`` samples.
     n
         Number of all weights, >= ``first + m``.
     first
@@ -129,7 +129,7 @@ def _key(seed: int, purpose: Purpose) -> int:
 
 
 def name_of(seed: int, purpose: Purpose, step: int) -> int:
-    """64 random bits for a step: number ``step`` of SplitMix64 seeded with the stream's key."""
+    """64 random bits for a step: value ``step`` of SplitMix64 seeded with the stream's key."""
     return mixed(_key(seed, purpose) + (step + 1) * GAMMA)
 
 
@@ -176,7 +176,7 @@ _generator = _Generator()
 
 
 def _seed(name: int, index: int) -> int:
-    """Seed of a block: torch's CPU generator uses 32 bits, which differ between a step's blocks."""
+    """Seed of a block; torch's CPU generator uses 32 bits, which differ between a step's blocks."""
     return (name + index * STRIDE) & 0xFFFF_FFFF
 
 

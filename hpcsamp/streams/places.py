@@ -2,8 +2,8 @@
 
 If thousands of items (or samples) need a few numbers each, creating a generator for each would take
 longer than drawing. SplitMix64 (Steele, Lea and Flood 2014) hashes a counter: its n-th number does
-not need the previous ones, so the numbers of all places are computed at once, with the same bits on
-every kind of device.
+not depend on the previous ones, so the numbers of all places are computed at once, with the same
+bits on every kind of device.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def place_bits(keys: Tensor, places: Tensor, count: int) -> Tensor:
     keys
         int64 of shape ``(...)`` from :func:`place_keys`. May be mapped by ``torch.func.vmap``.
     places
-        int64 >= 0 of shape ``(B,)``: positions of items in their split, or numbers of samples.
+        int64 >= 0 of shape ``(B,)``: positions of items in their split, or indices of samples.
     count
         Number of random numbers for each place.
 

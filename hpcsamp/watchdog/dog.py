@@ -32,8 +32,8 @@ class Watchdog:
     A rank has stalled if no sign of life was received from it for ``seconds`` (it was stopped, or
     its node is lost), or if one of its threads should be working but has not used its core for that
     long (a file system hangs). Ranks that wait for it have not stalled. The time limit grows to
-    three times the longest pause after which a rank has continued. Time during which this rank was
-    suspended itself does not count.
+    three times the longest pause after which a rank has continued. Time for which this rank itself
+    was suspended does not count.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Watchdog:
         self._thread.join()
         here.live_in(None)
         if error is not None and not getattr(error, "agreed", False):
-            return  # the other ranks do not get here: the job is about to be aborted
+            return  # the job is about to be aborted: the other ranks are not here
         until = time.monotonic() + max(self.seconds, GRACE)
         while not self._table.settle():
             if time.monotonic() > until:

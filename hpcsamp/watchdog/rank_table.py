@@ -27,12 +27,12 @@ ROW = 8 * COLUMNS
 
 
 class RankTable:
-    """The rows of all ranks, as far as this rank knows them. Creating it is collective.
+    """The rows of all ranks, as far as this rank knows them. The constructor is collective.
 
     Parameters
     ----------
     comm
-        The ranks; this communicator must not be used otherwise.
+        The ranks; this communicator must not be used for anything else.
     messages
         Whether a thread may send messages. If not, a rank knows only the rows of its node.
 

@@ -1,7 +1,7 @@
 """Detect whether the threads of this process are working, from the CPU time that they use.
 
-A thread that hangs in a file system uses no CPU time; nor does one that waits for other ranks,
-which is recognised by its row of :mod:`.whereabouts`.
+A thread that hangs in a file system uses no CPU time. Neither does a thread that waits for other
+ranks, but this is recorded in its row of :mod:`.whereabouts`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _of_stat(text: str) -> float:
 
 
 class Signs:
-    """Measure, at every tick, for how long a thread that should be working has done nothing.
+    """Measure, at every tick, how long a thread that should be working has been idle.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ PATIENCE = 10.0
 
 _SIGNS = {
     "stopped": "gives no sign of life",
-    "stuck": "is alive but has done nothing",
+    "stuck": "is alive but has been idle",
     "waiting": "waits, as all ranks do, and is the furthest behind,",
 }
 
@@ -54,7 +54,7 @@ def line(blame: Sequence[Blame], rows: Sequence[Sequence[int]], places: Sequence
 def record(
     blame: Sequence[Blame], rows: Sequence[Sequence[int]], places: Sequence[Any], limit: float
 ) -> dict[str, Any]:
-    """The content of the stall file.
+    """Return the content of the stall file.
 
     ``exclude`` lists the hosts that a requeued job should avoid, separated by commas. It is empty
     if all ranks have stalled or all wait for each other, because then the nodes are not the cause.

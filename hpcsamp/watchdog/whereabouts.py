@@ -1,8 +1,8 @@
-"""Record what a rank is doing: a few numbers set by its threads, cheap enough for every step.
+"""Record the current work of a rank: a few numbers set by its threads, cheap enough for every step.
 
 The numbers are a row of a table that the ranks of a node share, so the last action of a rank is
 known even if it was stopped in the middle of it. A listener (:meth:`Whereabouts.listening`) can
-measure the parts of a step; without a listener they cost next to nothing.
+measure the parts of a step; without a listener, recording costs almost no time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COLUMNS = 10
 BEAT, PASSED, PHASE, NUMBER, DOING, READS, EPOCH, BATCH, QUIET, LONGEST = range(COLUMNS)
 """Columns of a row, int64. ``BEAT`` counts the ticks of the rank's watchdog, ``PASSED`` the points
 that its threads have passed. ``QUIET`` is the time in milliseconds for which a thread that should
-be working has done nothing, ``LONGEST`` the longest such time after which one continued."""
+be working has been idle, ``LONGEST`` the longest such time after which one continued."""
 
 
 class Phase(IntEnum):
@@ -32,7 +32,7 @@ class Phase(IntEnum):
 
 
 class Doing(IntEnum):
-    """Return what the main thread waits for in its phase, or that it is computing."""
+    """Return for what the main thread waits in its phase, or that it is computing."""
 
     WORK = 0
     AGREEMENT = 1
@@ -78,7 +78,7 @@ def describe(row: Sequence[int]) -> str:
 
 
 class _Waiting(AbstractContextManager[None]):
-    """Context of waiting; a class, because a generator would be too slow several times a step."""
+    """Context of waiting; a class, because a generator would be too slow for use in each step."""
 
     __slots__ = ("_before", "_doing", "_row")
 
@@ -106,7 +106,7 @@ def _heard(*contexts: AbstractContextManager[None]) -> Iterator[None]:
 
 
 class Whereabouts:
-    """The row of this process, which its main thread and its reading thread set."""
+    """The row of this process, which is set by its main thread and its reading thread."""
 
     def __init__(self) -> None:
         self._main = threading.main_thread().ident
