@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from hpcsamp.campaign import space
 from hpcsamp.campaign.keys import is_key, no_key
 from hpcsamp.campaign.spec import CampaignFile
 from hpcsamp.config import join_key, split_key, toml_value, unwritable, written
@@ -40,6 +42,11 @@ def combinations(spec: CampaignFile) -> Iterator[Values]:
         yield merged
 
 
+def of_search(spec: CampaignFile, folder: Path) -> Iterator[Values]:
+    """Yield the combinations: those of the axes, or the trials of a search asked so far."""
+    yield from combinations(spec) if spec.search is None else space.read_trials(folder)
+
+
 def count(spec: CampaignFile) -> int:
     """Return the number of combinations."""
     return math.prod(len(axis) for axis in _axes(spec))
@@ -65,6 +72,14 @@ def check(spec: CampaignFile) -> None:
             if key in seen:
                 raise UsageError(f"{key!r} is an axis of both [{seen[key]}] and [{table}]")
             seen[key] = table
+    if spec.search is not None:
+        if seen:
+            raise UsageError(f"[search] cannot be combined with axes: remove {next(iter(seen))}")
+        for key, domain in spec.search.space.items():
+            if not is_key(key):
+                raise UsageError(f"[search.space] {no_key(key)}")
+            space.check("the campaign file", key, domain)
+            seen[key] = "search.space"
     derived = read("derived", spec.derived)
     for key in derived.keys() & seen.keys():
         raise UsageError(f"{key!r} is both an axis of [{seen[key]}] and derived")

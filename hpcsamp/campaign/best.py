@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from hpcsamp.campaign.collect import Results, Row
 from hpcsamp.errors import UsageError
@@ -72,6 +72,6 @@ def is_highest(name: str) -> bool:
     return short.startswith(HIGHEST) or short.endswith(HIGHEST)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a cell holds a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

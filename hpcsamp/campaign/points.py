@@ -111,7 +111,7 @@ class Campaign:
         """
         found: dict[str, Point] = {}
         number = 0
-        for values in axes.combinations(self.spec):
+        for values in axes.of_search(self.spec, self.folder):
             point = self._point(number + 1, values)
             if point is None:
                 continue
@@ -123,6 +123,10 @@ class Campaign:
                     f"{describe(point.values)}"
                 )
             found[point.name] = point
+        if not found and self.spec.search is not None:
+            raise UsageError(
+                f"{self.file}: no trial was asked for yet: hpcsamp campaign search starts them"
+            )
         if not found:
             raise UsageError(f"{self.file}: all combinations are excluded, there are no points")
         return list(found.values())

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hpcsamp.campaign.space import Search
 from hpcsamp.config import read_toml
 from hpcsamp.errors import UsageError
 from hpcsamp.spelling import hint, shown
@@ -79,6 +80,7 @@ class CampaignFile(BaseModel):
     commands: list[str] = Field([], description="shell lines that replace train and evaluate")
     results: list[str] = Field([], description="product files of a finished point")
     collect: Collect = Collect()
+    search: Search | None = None
     retries: int = Field(
         100,
         ge=0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcsamp.cli import campaign_files, campaign_look, campaign_results
+from hpcsamp.cli import campaign_files, campaign_look, campaign_results, campaign_search
 from hpcsamp.cli.campaign_options import (
     SHOWN,
     All,
@@ -297,6 +297,7 @@ for _command in (
     campaign_results.best,
     campaign_results.account,
     campaign_results.verify,
+    campaign_search.search,
     campaign_files.adopt,
     campaign_files.prune,
 ):
