@@ -242,7 +242,7 @@ class Augmentation:
         return torch.take_along_dim(rows, at, dim=-1).view(outputs.shape)
 
     def offsets(self, index: np.ndarray, epoch: int, samples: range, width: int) -> ViewOffsets:
-        """Draw the random numbers for a batch of items of some width; see :class:`ViewOffsets`."""
+        """Draw the random numbers for a batch of items of this width; see :class:`ViewOffsets`."""
         views = self._views(samples)
 
         def draw(purpose: int, count: int) -> np.ndarray:

@@ -322,7 +322,7 @@ class Prefetcher:
         return self.ring.least(TAKEN) > number - self.ring.slots
 
     def _publish(self, number: int, error: BaseException | None) -> BaseException | None:
-        """Publish a batch as a leader: wait for the ring, agree with other leaders, exchange."""
+        """Publish a batch as a leader: wait for the ring, agree with the others, exchange rows."""
         assert self._leaders is not None
         ring = self.ring
         if error is None:

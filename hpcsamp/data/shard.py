@@ -40,7 +40,8 @@ def check_header(folder: Path, manifest: Manifest, entry: ShardEntry) -> None:
         raise DataError(f"{path} has {size} bytes, but {entry.size} according to the manifest")
     if path.resolve().parent != folder.resolve():
         raise DataError(
-            f"{path}: this shard is a link out of its dataset, to {path.resolve().parent}"
+            f"{path}: this shard is a link to a file outside its dataset, in "
+            f"{path.resolve().parent}"
         )
     try:
         if not regions.check(path) and manifest.schema_version > 1:

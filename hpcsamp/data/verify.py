@@ -71,7 +71,7 @@ def verify_shard(folder: Path, manifest: Manifest, entry: ShardEntry) -> Finding
             except DataError as e:
                 found.bad.append(str(e))
     reader.close()
-    if not found.bad:  # messages on chunks are more precise than the hash of the file
+    if not found.bad:  # messages about chunks are more precise than the hash of the file
         digest = sha256(folder / entry.file)
         if digest != entry.sha256:
             found.bad.append(

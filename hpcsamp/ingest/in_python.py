@@ -102,7 +102,7 @@ def plain(values: np.ndarray) -> np.ndarray:
     if any(kind.__name__ == "NAType" for kind in kinds):
         lacking = np.asarray([type(v).__name__ == "NAType" for v in values.flat], bool)
         values = np.where(lacking.reshape(values.shape), np.nan, values)
-    with suppress(TypeError, ValueError):  # numbers beside None, decimals, ...
+    with suppress(TypeError, ValueError):  # numbers mixed with None, decimals, ...
         return values.astype(np.float64)
     return values
 

@@ -171,9 +171,9 @@ class NumberParser:
     def _look(self, texts: Sequence[str], lines: Sequence[int]) -> None:
         """Record the columns in which points are decimal points, and those that are ambiguous.
 
-        A point that cannot separate thousands, as in 9.5, shows it for the whole file. A number of
-        four or more digits without a separator shows it for its own column alone: years are never
-        separated.
+        A point that cannot separate thousands, as in 9.5, makes all points of the file decimal
+        points. A number of four or more digits without a separator does so only for its own column,
+        because years are never written with a separator.
         """
         width = len(self.names)
         for at, text in enumerate(texts):
@@ -240,7 +240,7 @@ def _number(text: str) -> float:
 
 
 def _hint(cell: str, column: str) -> str:
-    """Advise how a cell of a feature that is not a number can be read."""
+    """Return advice on reading a cell of a feature that is not a number."""
     known = _hint_on_number(cell)
     if known:
         return known

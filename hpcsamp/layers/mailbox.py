@@ -126,9 +126,9 @@ class Mailbox:
         HpcsampError
             If the exchanges of the ranks differ.
         """
-        # an aborted pass has left some open
+        # an aborted pass may have left exchanges open
         self._open = {n for n in self._open if n > number - SLOTS}
-        if len(self._windows) > 1 and not self._open:  # nor on any other rank
+        if len(self._windows) > 1 and not self._open:  # the same on all ranks
             self._free_former(1)
         if most > self._slots.length and (self.full or not self._grow(number, most)):
             return None

@@ -165,7 +165,7 @@ class DataLoss(ABC):
         """Whether each model rank may pass only its part of the values of outputs and targets.
 
         See :attr:`by_values`. The likelihood must also treat each value separately and read one
-        output of the network for it (parameters learnt beside a network lie with their value).
+        output of the network for it (parameters learnt beside a network are split like the values).
         """
         own: Likelihood | None = getattr(self, "likelihood", None)
         plain = own is None or (

@@ -93,7 +93,7 @@ def build(
     asked = options or Options()
 
     def make() -> BuiltNetwork:
-        # torch's initialisers draw from the global generator, those of users perhaps from others
+        # torch's initialisers draw from the global generator; those of users may use others
         with (
             lent(key(seed, Purpose.INITIAL, *([] if member is None else [member])) & 0xFFFF_FFFF),
             _few_layers(name),

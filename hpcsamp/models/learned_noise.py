@@ -24,7 +24,7 @@ class Wrapping(nn.Module):
     Attributes
     ----------
     network
-        The network; its parameters keep their names after ``network.``.
+        The network; the names of its parameters get the prefix ``network.``.
     """
 
     def __init__(self, network: nn.Module) -> None:

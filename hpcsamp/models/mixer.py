@@ -136,7 +136,7 @@ class Mixer(FieldNetwork):
         embedded = tokens = self.embed(x)
         for block in self.blocks:
             tokens = block(tokens) if keep else recomputed(block, tokens)
-        # channel j of the tokens beside channel j of the embedding: a rank's are neighbours
+        # channel j of the tokens is next to channel j of the embedding, so a rank's are contiguous
         both = torch.stack([self.norm(tokens), embedded], dim=-1).flatten(-2)
         y: Tensor = self.last(x.movedim(1, -1), self.expand(both).movedim(1, -1))
         return y.movedim(-1, 1)

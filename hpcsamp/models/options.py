@@ -68,7 +68,7 @@ class Options:
         theirs = {
             key: value
             for key, value in given.items()
-            # torchvision has an argument weights of its own, the name of weights to download
+            # torchvision has its own argument weights, the name of weights to download
             if key in known and not (key == "weights" and _is_path(value))
         }
         own = {key: value for key, value in given.items() if key not in theirs}

@@ -183,7 +183,9 @@ def _wanted(data: Data) -> str:
     if data.classes is None:
         return f"(B, {data.outputs})"
     places = data.outputs // data.classes
-    return f"(B, {data.classes}, ...) with {places} pixels or steps, {data.outputs} numbers an item"
+    return (
+        f"(B, {data.classes}, ...) with {places} pixels or steps, {data.outputs} numbers per item"
+    )
 
 
 def initialise(name: str, network: nn.Module, data: Data) -> None:

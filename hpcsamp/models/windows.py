@@ -83,7 +83,7 @@ class WindowGrid(nn.Module):
         self.register_buffer("keep", keep, persistent=False)
 
     def mask(self, shifted: bool) -> Tensor | None:
-        """Return ``(own windows, 1, T, T)``, or None if all tokens of a window may attend."""
+        """Return the mask ``(own windows, 1, T, T)``; None if all tokens attend to each other."""
         mask = self.shifted if shifted else self.plain
         if mask is None or self.parts_of_space == 1:
             return mask
