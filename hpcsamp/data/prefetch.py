@@ -97,7 +97,7 @@ class Prefetcher:
         published.
     agree
         Called by every thread after ``fill`` with its error, for readers whose calls are
-        collective: makes all ranks of the group fail if one has.
+        collective: makes all ranks of the group fail if one has failed.
     whole
         Whether the loader's ranks are all ranks of the job. If so, an error that they all raise
         ends the job normally; otherwise the job must be aborted.

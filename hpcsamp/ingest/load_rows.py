@@ -86,7 +86,7 @@ def _cells(
 
 
 Minute = Callable[[str, int, str], int | None]
-"""Function of a cell, the previous minute and the line that returns a minute.
+"""Function that converts a cell to a minute, from the cell, the previous minute and the line.
 
 It returns None for an hour that clocks skip.
 """

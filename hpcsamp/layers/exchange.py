@@ -1,8 +1,8 @@
 """Differentiable exchanges within a network that is split over the ranks of a group.
 
 The parts of all ranks together are one vector, and an exchange is a linear map of it. Its backward
-pass is the exact transpose of this map: if every rank knows the derivative of the loss by its own
-part of the outputs, it gets the gradient of its own parts of the weights.
+pass is the exact transpose of this map: if every rank has the derivative of the loss with respect
+to its own part of the outputs, it obtains the gradient of its own parts of the weights.
 
     gather        own part -> the whole on every rank      transposed: scatter_sum
     scatter_sum   whole terms -> own part of their sum     transposed: gather

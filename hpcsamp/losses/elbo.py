@@ -228,7 +228,7 @@ class ELBO:
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
             samples, step, ratio, self.accumulate,
         ).value(self.memory)  # fmt: skip
-        # After the data term: the backward pass begins with the term that was evaluated last, so that
+        # After the data term: the backward pass begins with the term that was evaluated last, so
         # the gradient of a layer is complete when the data term has passed through the layer.
         if ratio is not None:
             penalty = ratio.new_zeros(())

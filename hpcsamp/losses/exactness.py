@@ -27,8 +27,8 @@ class Exactness:
     exact
         Whether the averaged gradient equals the sequential gradient in every split.
     gradient_error
-        By number of ranks P: ``|averaged - sequential| / |sequential|``, of the gradient with
-        respect to the outputs.
+        Relative error ``|averaged - sequential| / |sequential|`` of the gradient with respect to
+        the outputs, by number of ranks P.
     value_error
         The same relative error of the value.
     """
