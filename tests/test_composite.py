@@ -201,7 +201,7 @@ def test_what_the_set_tells_need_not_be_said(place, tmp_path):
         ({"task__outputs": {"kind": {"class_weights": [1.0]}}}, "kind.class_weights has 1 numbers"),
         ({"task__outputs": {"kind": {"std": 1}}}, "unknown key 'task.outputs.kind.std'"),
         ({"task__kind": "regression"}, "unknown key|takes one target, but the set has kind"),
-        ({"likelihood__name": "gaussian"}, r"each with a likelihood of its own.*task.outputs"),
+        ({"likelihood__name": "gaussian"}, r"each with its own likelihood.*task.outputs"),
         ({"training__best": "kind/rmse"}, "choose from nll, kind/nll"),
         ({"loss__name": "crps"}, "loss of values, but the targets of task = 'classification'"),
     ],

@@ -132,7 +132,7 @@ def check_gradients(
     Raises
     ------
     UsageError
-        If it does; the message names the submodule.
+        If the result depends on the split; the message names the submodule.
     """
     everything, middle = slice(0, items), items // 2
 

@@ -91,7 +91,7 @@ class Method(Shareable):
             ):
                 kind = f"the class {network.__name__}" if isinstance(network, type) else network
                 raise UsageError(
-                    f"{cls.__name__} takes a network, an instance of torch.nn.Module, but got "
+                    f"{cls.__name__} takes a network, an instance of torch.nn.Module, not "
                     f"{kind!s:.80}"
                 )
         return super().__new__(cls)
@@ -300,7 +300,7 @@ class Method(Shareable):
         Raises
         ------
         UsageError
-            If it does not, see :meth:`pieces`.
+            If the class does not declare it, see :meth:`pieces`.
         """
         if not vars(type(self)).get("in_parts", False):
             Method.pieces(self)
@@ -334,7 +334,7 @@ class Method(Shareable):
     def trying(self, *, made_up: bool = True) -> Iterator[None]:
         """Context in which passes only probe the module, see :attr:`.Place.trial`.
 
-        ``made_up``: whether a rank that holds a share of the weights may use plausible weights.
+        ``made_up``: whether a rank that holds only a share of the weights may use made-up weights.
         """
         before = self._in_trial, self._made_up
         self._in_trial, self._made_up = True, made_up

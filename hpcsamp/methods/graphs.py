@@ -19,7 +19,7 @@ def check_own(network: nn.Module, output: Tensor, own: Sequence[nn.Parameter]) -
     Raises
     ------
     UsageError
-        If there is one; the message names the parameter.
+        If there is such a parameter; the message names it.
     """
     names = {id(p): n for n, p in network.named_parameters() if any(p is o for o in own)}
     for leaf in leaves(output):
@@ -41,7 +41,7 @@ def check_backward(network: nn.Module, output: Tensor) -> None:
     Raises
     ------
     UsageError
-        If it does; the message names the submodule.
+        If the module recomputes parts of itself; the message names the submodule.
     """
     found: list[str] = []
 

@@ -58,7 +58,8 @@ class Holding(Passing):
     def extra_to_keep(self) -> dict[str, Any]:
         """State of submodules other than tensors (``get_extra_state``), by the submodule's name.
 
-        Only of modules that are not registered with the method; torch saves the state of others.
+        This includes only modules that are not registered with the method; torch saves the state of
+        the others.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""IVON: mean-field variational inference by natural gradients, at the price of Adam.
+"""IVON: mean-field variational inference by natural gradients, at the cost of Adam.
 
 With the posterior N(m, sigma^2), ``p = 1 / (N sigma^2)`` and the gradients ``g`` and ``s`` of the
 loss (data term and KL / N) with respect to ``m`` and ``log sigma``, a step is
@@ -42,13 +42,13 @@ class Ivon(MeanField):
         listed here. ``initial_std`` is sigma0; the authors' ``h0`` is
         ``1 / (N initial_std^2) - delta``, and their weight decay is ``delta``.
     lr
-        Learning rate, that of SGD with momentum where sigma = sigma0.
+        Learning rate; for sigma = sigma0 it is that of SGD with momentum.
     momentum, hessian_momentum
         ``b1`` and ``b2``, at least 0 and below 1. Small datasets, with few steps, need a smaller
         ``b2`` than the authors' 0.99999 for sigma to leave its initial value. If the loss has a
         temperature T, ``1 - b2`` counts T times.
     clip_radius
-        Largest step of a mean, in units of ``lr``; the authors' times ``h0 + delta``, so that it
+        Largest step of a mean, in units of ``lr``: the authors' times ``h0 + delta``, so that it
         does not depend on N.
 
     Raises
@@ -193,7 +193,7 @@ class NaturalSteps(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step by the gradients in ``.grad``; return the closure's value."""
+        """Make one step with the gradients in ``.grad``; return the closure's value."""
         value = None
         if closure is not None:
             with torch.enable_grad():

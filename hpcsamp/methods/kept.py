@@ -110,7 +110,8 @@ def check_written(network: nn.Module, evaluate: Evaluate, items: slice) -> None:
     Raises
     ------
     UsageError
-        If it does; the message names the parameter, or the innermost submodule that writes several.
+        If the module does; the message names the parameter, or the innermost submodule that writes
+        several.
     """
     found: list[str] = []
     stack: list[dict[str, Any]] = []

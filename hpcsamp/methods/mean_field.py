@@ -353,7 +353,7 @@ class MeanField(MeanShares):
         return {name + end: part for name, part in of.items() for end in ends[name]}
 
     def _named(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return variational parameters by name, from flat ones."""
+        """Split flat variational parameters by name."""
         means, log_stds = (self.variables.random.named(flat[n]) for n in ("mean", "log_std"))
         found = {}
         for name in means:

@@ -38,7 +38,7 @@ class MeanShares(Showing):
 
     @abstractmethod
     def _named(self, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return variational parameters by name, from flat ones."""
+        """Split flat variational parameters by name."""
 
     @contextmanager
     def trying(self, *, made_up: bool = True) -> Iterator[None]:

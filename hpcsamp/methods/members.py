@@ -29,7 +29,7 @@ class Members(Showing):
     """S sets of weights, of which each rank holds the rows of its own samples.
 
     The gradient passed to the optimiser is S times that of a loss that averages over samples: each
-    member is trained as if it were alone, whatever S is.
+    member is trained as if it were alone, for any S.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class Members(Showing):
         if len(of) == 1 or self._are_alike():
             return self._run(of[0], weights | self._stacked(of), {}, x, len(of), stacked, place)
         outputs = []
-        for row, variables in enumerate(of):  # each has a module of its own
+        for row, variables in enumerate(of):  # each has its own module
             one, view = slice(row, row + 1), x[row : row + 1] if stacked else x
             own = {name: value[one] for name, value in weights.items()}
             alone = place.some([row])

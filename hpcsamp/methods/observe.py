@@ -172,7 +172,8 @@ def watch(
     Raises
     ------
     UsageError
-        If they do; the message names the submodule, what it does, and a remedy.
+        If the outputs depend on something else; the message names the submodule, its fault, and a
+        remedy.
     """
     generators, first = Generators.now(), Traces(network)
     everything = slice(0, items)
@@ -229,7 +230,7 @@ def watch_all(
     Raises
     ------
     UsageError
-        If it does; the message names the submodule.
+        If items influence each other; the message names the submodule.
     """
     generators, first = Generators.now(), Traces(network)
     items, tolerance = items // 2 * 2, rounding

@@ -30,7 +30,7 @@ class Shareable(Predicting):
         Raises
         ------
         UsageError
-            If they cannot.
+            If the method or its network does not support sharding.
         """
         raise UsageError(
             f'optimizer.sharded = "weights" is for mean_field, whose weights all ranks of a sample '

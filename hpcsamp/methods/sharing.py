@@ -43,7 +43,7 @@ class SampleGroupLike(Protocol):
         """Start to concatenate ``(counts[r],)`` numbers of each rank; return a wait function."""
 
     def scatter_sum(self, whole: Tensor, counts: Sequence[int]) -> Tensor:
-        """Sum over the ranks; rank r receives ``counts[r]`` numbers of the sum."""
+        """Sum over the ranks; rank r receives a part of ``counts[r]`` numbers of the sum."""
 
     def largest(self, number: int) -> int:
         """Return the largest value of a number over the ranks."""

@@ -1,4 +1,4 @@
-"""Methods whose modules have current values: their parameters are views of the method's."""
+"""Methods whose modules share memory with them: their parameters are views of the method's."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Showing(Method):
             )
 
     def _precision(self, x: Tensor) -> AbstractContextManager[Any]:
-        """Context with the method's own precision, whatever the caller's is."""
+        """Context with the method's own precision, whatever the caller's precision is."""
         if self.autocast is None and not torch.is_autocast_enabled(x.device.type):
             return nullcontext()
         return torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None)

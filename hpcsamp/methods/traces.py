@@ -56,7 +56,7 @@ class Traces:
         """Places whose content differs in a later snapshot.
 
         Places that were empty or absent before do not count: a module may fill a cache in its first
-        pass, or record what it has seen.
+        pass, or record properties of its inputs.
         """
         return [
             place

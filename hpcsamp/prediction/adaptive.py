@@ -141,7 +141,7 @@ class AdaptiveIntervals:
 
 
 def _limits(scores: np.ndarray, of: Conformal) -> Any:
-    """Thresholds of all items, ``(N, ...)``; each value of an item is a series of its own."""
+    """Thresholds of all items, ``(N, ...)``; each value of an item is a separate series."""
     assert of.adaptive is not None
     flat = scores.reshape(len(scores), -1)
     found = np.empty_like(flat)

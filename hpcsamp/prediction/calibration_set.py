@@ -33,7 +33,7 @@ class Material:
     Attributes
     ----------
     name, title
-        Name of the target, ``y`` if there is one; and its name for readers.
+        Name of the target, ``y`` if there is only one; and its name in texts.
     arrays
         ``(n, ...)`` float64 by name: ``target`` (NaN if unknown) with ``log_probabilities``; or
         with ``mean``, ``std`` and two ``quantiles``. Empty if there are no such predictions.
@@ -171,7 +171,7 @@ def split_of(posterior: Posterior, data: str | Path | None, split: str | None) -
 
 
 def check_unseen(posterior: Posterior, dataset: Dataset) -> None:
-    """Refuse the training split of the run, under whatever path it was opened.
+    """Refuse the training split of the run, even if it was opened by another path.
 
     Raises
     ------

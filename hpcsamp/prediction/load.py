@@ -302,7 +302,7 @@ class LoadedPosterior(Posterior):
         if count < 1:
             raise UsageError(f"{count} samples: at least 1 is needed")
         of = self.with_samples(count) if count > self.samples else self
-        of.method.prediction_share(of.samples, 1, 0)  # ensembles need it to know their samples
+        of.method.prediction_share(of.samples, 1, 0)  # divides them over the members
         zeros = self.run.shapes.batch(3, dtype=self.run.dtype, device=self.topology.device)
         x = some_items(zeros, self.config.seed)
         of_run = self.run, of.method, self.topology, self.collectives

@@ -45,13 +45,13 @@ def predict(
     Returns
     -------
     dict
-        Facts of the predictions, and the metrics (a dataset has targets).
+        Facts of the predictions, and the metrics, because a dataset has targets.
 
     Raises
     ------
     DataError, UsageError
-        If the dataset does not fit, or the file cannot be written; on every rank. No file is left
-        then.
+        If the dataset does not fit, or the file cannot be written; on every rank. The incomplete
+        file is removed.
     """
     world = posterior.topology.world
     with together(world):

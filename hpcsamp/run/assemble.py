@@ -131,7 +131,7 @@ class Run:
         Raises
         ------
         UsageError
-            If the dataset is for another task, or the model does not fit the data.
+            If the dataset was made for a different task, or the model does not fit the data.
         """
         own, shapes = topology.samples(config.method.samples), DataShapes.of(dataset)
         axis = ModelAxis.of(topology.axis("model")) if topology.model_size > 1 else ALONE
@@ -210,7 +210,7 @@ def likelihood(config: RunConfig) -> Likelihood:
     if given:
         key = next(iter(given))
         raise UsageError(
-            f"likelihood.{key}: there are several targets, each with a likelihood of its own: "
+            f"likelihood.{key}: there are several targets, each with its own likelihood: "
             f"likelihood.{key} of [task.outputs.NAME]"
         )
     return Likelihoods(

@@ -1,4 +1,4 @@
-"""Recognise a finished run, whose folder remains unchanged if it is started again."""
+"""Recognise a finished run, whose folder stays unchanged if the run is started again."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hpcsamp.run.folder import RunFolder
 
 
 def finished(folder: RunFolder, config: RunConfig, step: int, steps: int) -> dict[str, Any] | None:
-    """Return the summary of a run that is finished; None if something remains to be done.
+    """Return the summary of a finished run; None if it is unfinished or has changed.
 
     Parameters
     ----------
     folder
         Folder of the run.
     config
-        Configuration of this start. The grid may be another one.
+        Configuration of this start. The grid may differ from the previous one.
     step
         Step of the newest checkpoint.
     steps

@@ -125,7 +125,7 @@ def latitudes(path: str | Path) -> list[float]:
     Raises
     ------
     DataError
-        If it has none.
+        If the dataset has no latitudes.
     """
     manifest = read_manifest(path)
     if "latitude" not in manifest.coords:

@@ -222,7 +222,7 @@ def damaged(path: Path, reason: object) -> CheckpointError:
     size = path.stat().st_size if path.exists() else 0
     return CheckpointError(
         f"checkpoint {path} ({size} bytes) is damaged ({reason}); train --resume continues from "
-        f"the newest whole one, evaluate and predict read another one with --checkpoint"
+        f"the newest whole one; evaluate and predict read a different one with --checkpoint"
     )
 
 

@@ -23,7 +23,7 @@ LARGE = 16 << 20
 
 
 class Taken:
-    """The numbers of one step that this rank writes.
+    """The part of the state of one step that this rank writes.
 
     Parameters
     ----------

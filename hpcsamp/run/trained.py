@@ -78,7 +78,7 @@ class Trained:
             raise DataError(f"{folder.path / NAME} cannot be used: {type(e).__name__}") from e
 
     def title(self, target: str) -> str:
-        """Name of a target for readers: its column, if it is a single column of a table."""
+        """Name of a target in texts: its column, if it is a single column of a table."""
         names = self.manifest.arrays[target].names
         return names[0] if len(names) == 1 else target
 

@@ -3,8 +3,8 @@
     key of a run  ->  of a step  ->  of a sample  ->  of a call  ->  of an item  ->  its numbers
 
 Each arrow is the hash of SplitMix64 (:mod:`.places`), so all branches are computed at once by
-tensor operations, with the same bits on every kind of device. No number depends on the numbers of
-steps, samples, calls or items.
+tensor operations, with the same bits on every kind of device. No number depends on how many
+steps, samples, calls or items there are.
 """
 
 from __future__ import annotations

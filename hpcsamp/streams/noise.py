@@ -146,7 +146,7 @@ class _Generator(threading.local):
         self._drawn = 0
 
     def fill(self, out: Tensor, name: int, index: int) -> None:
-        """Fill a tensor of shape ``(c * BLOCK,)`` with the numbers of ``c`` whole blocks."""
+        """Fill a tensor of shape ``(c * BLOCK,)`` with the noise of ``c`` whole blocks."""
         self._last, generator = None, self._generator
         for block in out.split(BLOCK):
             generator.manual_seed(_seed(name, index))

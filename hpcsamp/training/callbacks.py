@@ -2,7 +2,7 @@
 
 ``training.callbacks = ["package.module:Class"]`` names subclasses of :class:`Callback`, or tables
 ``{name = "package.module:Class", argument = ...}``; ``hs.fit(..., callbacks=[...])`` takes objects.
-Early stopping is a callback, too (:mod:`.patience`).
+Early stopping is also a callback (:mod:`.patience`).
 """
 
 from __future__ import annotations

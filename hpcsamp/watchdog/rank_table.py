@@ -34,7 +34,7 @@ class RankTable:
     comm
         The ranks; this communicator must not be used for anything else.
     messages
-        Whether a thread may send messages. If not, a rank knows only the rows of its node.
+        Whether a thread may send messages. If not, a rank receives only the rows of its node.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ be working has been idle, ``LONGEST`` the longest such time after which one cont
 
 
 class Phase(IntEnum):
-    """Phase of a rank's work; some have a number, see :data:`_TEXTS`."""
+    """Phase of a rank's work; some phases have a number, see :data:`_TEXTS`."""
 
     START = 0
     STEP = 1
@@ -32,7 +32,7 @@ class Phase(IntEnum):
 
 
 class Doing(IntEnum):
-    """Return for what the main thread waits in its phase, or that it is computing."""
+    """Activity of the main thread in its phase: computing, or waiting for something."""
 
     WORK = 0
     AGREEMENT = 1

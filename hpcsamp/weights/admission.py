@@ -75,7 +75,7 @@ def _apart(chunk: Chunk, learns: bool) -> Chunk:
 def _wrong(
     run: Pass, chunk: Chunk, rows: list[int], truth: Tensor, gradients: list[Tensor]
 ) -> str | None:
-    """Describe what is wrong with a pass; None if nothing is."""
+    """Describe the first fault of a pass; None if it has none."""
     layers: list[ModuleLayer] = []
     try:
         with followed(chunk.put.module, layers):

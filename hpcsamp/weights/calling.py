@@ -1,4 +1,4 @@
-"""Call a module with one or several inputs, and pack what it returns into one tensor.
+"""Call a module with one or several inputs, and pack its outputs into one tensor.
 
 A network may take its inputs by name and return a tuple, a dictionary or a dataclass of tensors.
 Between a module and a loss, outputs are always one tensor: several outputs are packed into

@@ -20,7 +20,7 @@ class DataGroupLike(Protocol):
     rank: int
 
     def gathered(self, x: Tensor) -> Tensor:
-        """Return ``(size, n)``: the ``(n,)`` numbers of each rank of the data group, in order."""
+        """Return ``(size, n)``: the values ``(n,)`` of each rank of the data group, in order."""
 
     def sum_(self, x: Tensor) -> None:
         """Sum over the data group, in place."""

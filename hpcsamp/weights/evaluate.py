@@ -1,7 +1,7 @@
 """Evaluate a chunk of samples: ``k`` sets of values in a module, one or ``k`` sets of inputs.
 
-This is the only place that knows how samples are evaluated. Every strategy gives the same outputs
-and gradients up to the order of float sums.
+Samples are evaluated nowhere else. Every strategy gives the same outputs and gradients up to the
+order of float sums.
 """
 
 from __future__ import annotations

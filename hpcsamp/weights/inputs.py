@@ -128,7 +128,7 @@ def inputs_of(x: Any, stacked: bool = False) -> Tensor:
     Raises
     ------
     UsageError
-        If ``x`` is neither, or its tensors have different numbers of items; the message names both.
+        If ``x`` is neither, or its tensors differ in the number of items; the message names both.
     """
     if isinstance(x, (Tensor, Inputs)):
         return cast(Tensor, x)

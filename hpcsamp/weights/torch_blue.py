@@ -50,7 +50,8 @@ class TorchBlueVariables(Variables):
     Raises
     ------
     UsageError
-        For a variable with another distribution or prior, or a frozen one; the message names it.
+        For a variable with an unsupported distribution or prior, or a frozen one; the message names
+        it.
     """
 
     def __init__(

@@ -181,7 +181,7 @@ def check_plain(module: nn.Module) -> None:
     Raises
     ------
     UsageError
-        If there is one; the message names the layer, and the methods that support it.
+        If there is such a module; the message names it, and the methods that support it.
     """
     parts = _torch_blue_parts(module)
     drawing = [(n, m) for n, m in parts if m.random_variables]  # other modules only contain them
@@ -270,7 +270,7 @@ def check_parameters(module: nn.Module) -> None:
     Raises
     ------
     UsageError
-        If there is one; the message names it.
+        If there is such a parameter; the message names it.
     """
     for path, part in module.named_modules():
         if not isinstance(part._parameters, dict):

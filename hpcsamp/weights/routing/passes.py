@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def routed(chunk: Chunk, form: Form, vmap: bool = False) -> Any:
     """Return a context in which calls of a chunk's module are routed, if they need to be.
 
-    ``vmap``: whether the routes of :data:`.table.OF_VMAP` are used, too.
+    ``vmap``: whether the routes of :data:`.table.OF_VMAP` are also used.
     """
     others, carry = OF_VMAP if vmap else {}, _carried(chunk, range(chunk.samples))
     if chunk.place is None or chunk.plan is None or not chunk.plan.needed:

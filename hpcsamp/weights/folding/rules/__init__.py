@@ -1,7 +1,7 @@
 """Rules for operations on sampled parameters; a rule is one line in its file.
 
 A rule is called like the operation, with the fold of the pass first. It returns folded tensors,
-sampled values where there are no items, or ``NotImplemented`` for unsupported arguments.
+sampled values if there are no items, or ``NotImplemented`` for unsupported arguments.
 """
 
 from __future__ import annotations
