@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import textwrap
 import time
 from dataclasses import replace
@@ -86,6 +88,43 @@ def test_threads():
     assert on_ranks.threads(places(16), {}).status == "ok"
 
 
+MPI4PY = """
+import sys, types
+case = sys.argv[1]
+if case == "absent":
+    sys.modules["mpi4py"] = None
+else:  # an mpi4py whose MPI cannot be imported, as the wheel's without a library
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "mpi4py.MPI":
+                raise {"library": RuntimeError, "linker": ImportError}[case](
+                    "cannot load MPI library\\nlibmpi.so.40: cannot open shared object file"
+                )
+    sys.meta_path.insert(0, Finder())
+from hpcsamp.doctor import parallel
+from hpcsamp.runtime import mpi
+check = parallel.library(mpi().COMM_WORLD)
+print(check.status, check.found, check.mend, sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "found", "mend"),
+    [
+        ("absent", "mpi4py is not installed", "pip install 'hpcsamp[mpi]'"),
+        ("library", "libmpi.so.40: cannot open shared object file", "load the MPI module"),
+        ("linker", "cannot be imported (cannot load MPI library", "python -m mpi4py"),
+    ],
+)
+def test_why_there_is_no_mpi(case, found, mend):
+    command = [sys.executable, "-c", MPI4PY, case]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(20))
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    status, said, how = line.split("|")
+    assert (status, found in said, mend in how) == ("warning", True, True), line
+
+
 def test_gpus(tmp_path):
     assert on_ranks.gpus(places(2), tmp_path).found == "none: training uses the CPU"
     (tmp_path / "nvidiactl").touch()
@@ -96,7 +135,7 @@ def test_gpus(tmp_path):
     assert shared.status == "warning"
     assert shared.found.startswith("ranks 0, 4 on node0 share a")
     some = on_ranks.gpus([*places(1, gpus=four), *places(2)[1:]], tmp_path)
-    assert (some.status, some.found) == ("problem", "rank 1 see no GPU, other ranks do")
+    assert (some.status, some.found) == ("problem", "rank 1 sees no GPU, other ranks do")
     broken = [replace(p, trouble="there is a GPU that torch cannot use") for p in places(2)[1:]]
     found = on_ranks.gpus([*places(1), *broken], tmp_path)
     assert found.status == "problem"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hpcsamp import serial
 from hpcsamp.collectives import gpu_aware
 from hpcsamp.doctor.check import Check
+from hpcsamp.errors import one_line
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -22,14 +23,37 @@ def library(comm: MPI.Comm) -> Check:
     That the launcher agrees with this number was checked when MPI started.
     """
     MPI = serial.library(comm)  # noqa: N806
+    if MPI is serial:
+        return without_mpi()
     version = MPI.Get_library_version().strip("\0 \n").split("\n")[0].split(",")[0]
     size = comm.Get_size()
-    if MPI is serial:
-        return Check("MPI", "warning", version, "for several ranks: pip install 'hpcsamp[mpi]'")
     ranks = f"{size} ranks" if size > 1 else "1 rank (start doctor under mpirun to check more)"
     aware, why = gpu_aware.observed()
     memory = f"{'uses' if aware else 'does not use'} GPU memory itself ({why})"
     return Check("MPI", "ok", f"{version}, {ranks}; {memory}")
+
+
+def without_mpi() -> Check:
+    """Report why this process has no MPI: no mpi4py, or one that finds no MPI library."""
+    found = f"{serial.Get_library_version()}: mpi4py "
+    try:
+        from mpi4py import MPI  # noqa: F401
+    except ModuleNotFoundError as e:
+        if e.name == "mpi4py":
+            mend = "for several ranks: pip install 'hpcsamp[mpi]'"
+            return Check("MPI", "warning", f"{found}is not installed", mend)
+        found += f"cannot be imported ({one_line(str(e))})"
+    except (ImportError, RuntimeError) as e:
+        found += f"cannot be imported ({one_line(str(e))})"
+    else:
+        found += "works, but MPI was not started"
+    return Check(
+        "MPI",
+        "warning",
+        found,
+        "for several ranks: load the MPI module that mpi4py was built for, or install an MPI "
+        "library (apt install openmpi-bin), until python -m mpi4py --mpi-lib-version prints it",
+    )
 
 
 def thread_level(comm: MPI.Comm) -> Check:

@@ -185,7 +185,7 @@ def gpus(places: Sequence[RankPlace], devices: Path = Path("/dev")) -> Check:
         return Check(
             name,
             "problem",
-            f"{name_ranks(without)} see no GPU, other ranks do",
+            f"{name_ranks(without)} see{'s' * (len(without) == 1)} no GPU, other ranks do",
             "request one GPU per task from the launcher (--gpus-per-task 1)",
         )
     for node in nodes(places):
