@@ -1,12 +1,12 @@
-"""Adaptive conformal inference: intervals of a series whose distribution drifts.
+"""Adaptive conformal inference: intervals of a time series whose distribution drifts.
 
-After each item whose value became known, the level that is asked of the threshold is corrected
+After each item whose value becomes known, the level of the threshold is corrected
 (Gibbs & Candes 2021, eq. 2)::
 
     alpha_(t+1) = alpha_t + rate (alpha - err_t)         err_t: 1 if value t was not covered
 
 and the threshold is the ``1 - alpha_t`` quantile of the last ``n`` known scores, n being the number
-of calibration items. Whatever the series does, the fraction that is not covered differs from
+of calibration items. For any series, the fraction that is not covered differs from
 ``alpha`` by at most ``(max(alpha, 1 - alpha) + rate) / (rate T)`` over T items (proposition 4.1).
 """
 
@@ -36,11 +36,12 @@ def thresholds(
     past
         ``(n,)`` scores of the calibration items in time order.
     scores
-        ``(T,)`` scores of the items in time order; NaN for unknown targets, which correct nothing.
+        ``(T,)`` scores of the items in time order; NaN for unknown targets, after which nothing is
+        corrected.
     level
         Coverage ``1 - alpha``.
     rate
-        Step of a correction.
+        Step size of a correction.
     lag
         The value of item t is known when item ``t + lag`` is predicted, e.g. the lead time of a
         forecast.
@@ -76,7 +77,7 @@ def check_rate(rate: float) -> None:
     Raises
     ------
     UsageError
-        If it is not, or not a number.
+        If the rate is not between 0 and 1, or not a number.
     """
     if not 0 < rate < 1:
         raise UsageError(f"rate {rate:g} is not between 0 and 1")
@@ -85,7 +86,7 @@ def check_rate(rate: float) -> None:
 def covered(
     scores: npt.NDArray[np.float64], limits: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
-    """Whether each score is at most its threshold, up to rounding."""
+    """Return whether each score is at most its threshold, up to rounding."""
     size = np.where(np.isfinite(limits), np.abs(limits), 0.0)
     return np.asarray(scores <= limits + TOLERANCE * size)
 
@@ -95,7 +96,7 @@ def _covered(score: float, limit: float) -> bool:
 
 
 def _replaced(ordered: list[float], window: deque[float], new: float) -> list[float]:
-    """Sorted scores after the oldest one was replaced by a new one."""
+    """Return the sorted scores after replacing the oldest one by a new one."""
     from bisect import bisect_left, insort
 
     if len(window) == window.maxlen:

@@ -36,13 +36,13 @@ class Base:
     scale: Tensor
 
     def scores(self, y: Tensor) -> Tensor:
-        """Scores ``(B, ...)`` of targets: NaN where the target is unknown."""
+        """Return the scores ``(B, ...)`` of targets, NaN where the target is unknown."""
         away = self._away(y)
         # at a predictive standard deviation of 0 every value but the mean is infinitely far away
         return torch.where((self.scale == 0) & (away == 0), away, away / self.scale)
 
     def interval(self, threshold: Any) -> tuple[Tensor, Tensor]:
-        """Lower and upper ends ``(B, ...)``; an empty interval is its centre.
+        """Return lower and upper ends ``(B, ...)``; both are the centre if an interval is empty.
 
         Parameters
         ----------
@@ -56,7 +56,7 @@ class Base:
         return torch.minimum(low, centre), torch.maximum(high, centre)
 
     def holds(self, y: Tensor, threshold: Any) -> Tensor:
-        """Whether targets are inside, ``(B, ...)``; an end belongs to the interval."""
+        """Return whether targets are inside ``(B, ...)``; the ends belong to the interval."""
         more = torch.as_tensor(threshold, dtype=torch.float64, device=self.scale.device)
         more = torch.where(self.scale == 0, 0.0, more * self.scale)
         size = self.lower.abs() + self.upper.abs() + more.abs()
@@ -67,7 +67,7 @@ class Base:
 
 
 def base_of(score: str, arrays: dict[str, Tensor]) -> Base:
-    """Base intervals of a score.
+    """Compute the base intervals of a score.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The threshold of split conformal prediction, and the coverage that it gives.
+"""The threshold of split conformal prediction, and the coverage that it guarantees.
 
 If the n scores of the calibration items and the score of a new item are exchangeable, the new one
 is at most the k-th smallest of the n with probability at least ``k / (n + 1)``, and with exactly
@@ -17,12 +17,12 @@ import numpy as np
 from hpcsamp.errors import DataError, UsageError
 
 TOLERANCE = 1e-9
-"""Relative size of differences between scores that are rounding. The score that is the threshold
-is on its edge, and another grid of ranks must count it in the same way."""
+"""Relative difference below which scores count as equal. The threshold is itself one of the "
+    "scores, and every grid of ranks must treat that score in the same way."""
 
 
 def rank(n: int, level: float) -> int:
-    """Return ``ceil((n + 1) level)``, where the level is the decimal number that was written.
+    """Return ``ceil((n + 1) level)``, with the level taken as a decimal number.
 
     In floating point ``100 * 0.55`` is above 55, and the rank would be 56.
     """
@@ -30,12 +30,12 @@ def rank(n: int, level: float) -> int:
 
 
 def coverage(n: int, level: float) -> float:
-    """Probability ``ceil((n + 1) level) / (n + 1)`` that a new item is covered."""
+    """Return the probability ``ceil((n + 1) level) / (n + 1)`` that a new item is covered."""
     return rank(n, level) / (n + 1)
 
 
 def smallest(level: float) -> int:
-    """Smallest number of calibration items for which the threshold is finite."""
+    """Return the smallest number of calibration items for which the threshold is finite."""
     exact = Fraction(repr(float(level)))
     return math.ceil(exact / (1 - exact))
 
@@ -46,7 +46,7 @@ def check_level(level: float) -> None:
     Raises
     ------
     UsageError
-        Naming the level.
+        If the coverage is not between 0 and 1; the message shows it.
     """
     if not 0 < level < 1:
         raise UsageError(f"--coverage {level:g} must be between 0 and 1")
@@ -61,7 +61,7 @@ def threshold(scores: np.ndarray, level: float, where: str = "the calibration se
         ``(n, ...)`` scores of the calibration items, larger for values that conform less; NaN for
         unknown targets.
     level
-        Coverage that is asked for.
+        Requested coverage.
     where
         Name of the calibration set, for messages.
 
@@ -73,7 +73,7 @@ def threshold(scores: np.ndarray, level: float, where: str = "the calibration se
     Raises
     ------
     DataError
-        If there are fewer known scores than the level needs; has both numbers.
+        If there are fewer known scores than the level needs; the message has both numbers.
     """
     known = (~np.isnan(scores)).sum(0)
     fewest, needed = int(np.min(known, initial=len(scores))), smallest(level)
@@ -90,11 +90,11 @@ def threshold(scores: np.ndarray, level: float, where: str = "the calibration se
 
 
 def at_most(scores: Any, limit: Any, size: Any = 1.0) -> Any:
-    """Whether scores are at most a limit, up to rounding.
+    """Return whether scores are at most a limit, up to rounding.
 
     Parameters
     ----------
     size
-        Size of the numbers that the scores are differences of.
+        Magnitude of the numbers whose differences are the scores.
     """
     return scores <= limit + TOLERANCE * size

@@ -1,4 +1,4 @@
-"""What was fitted to the calibration items of one target, and its form in a JSON file."""
+"""The fitted recalibration of one target, and its format in a JSON file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Adaptive:
     Attributes
     ----------
     rate
-        Step of a correction.
+        Step size of a correction.
     lag
         ``(V,)``: lag of each value of an item.
     past
@@ -39,7 +39,7 @@ class Conformal:
         Name of the score, see :mod:`~hpcsamp.calibration.intervals` and
         :mod:`~hpcsamp.calibration.sets`.
     level
-        Coverage that was asked for.
+        Requested coverage.
     items
         Number of calibration items; the smallest one, if it differs between values of an item.
     coverage
@@ -47,7 +47,7 @@ class Conformal:
     threshold
         Thresholds of the values of an item, with their shape; ``()`` for classes.
     penalty, free
-        Of ``raps``.
+        Parameters of ``raps``.
     adaptive
         None for fixed thresholds.
     """
@@ -62,7 +62,7 @@ class Conformal:
     adaptive: Adaptive | None = None
 
     def table(self) -> dict[str, Any]:
-        """Content for a JSON file."""
+        """Return the content for a JSON file."""
         made: dict[str, Any] = {
             "score": self.score,
             "level": self.level,
@@ -99,7 +99,7 @@ class Conformal:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What was fitted to the calibration items of one target.
+    """The scaling and conformal prediction fitted to the calibration items of one target.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Recalibration:
     conformal: Conformal | None = None
 
     def table(self) -> dict[str, Any]:
-        """Content for a JSON file."""
+        """Return the content for a JSON file."""
         scaling, conformal = self.scaling, self.conformal
         return {
             "scaling": scaling and {"kind": scaling.kind, **scaling.numbers()},
@@ -127,7 +127,7 @@ class Recalibration:
         Raises
         ------
         KeyError, TypeError, ValueError
-            If it has another form.
+            If the content does not have this format.
         """
         scaling = None
         if table["scaling"]:
@@ -137,7 +137,7 @@ class Recalibration:
         return cls(scaling, conformal)
 
     def facts(self) -> dict[str, Any]:
-        """Facts that results report: the scaling, the score and the coverage that is promised."""
+        """Return the facts to report with results: scaling, score and guaranteed coverage."""
         made: dict[str, Any] = {}
         if self.scaling is not None:
             made["scaling"] = self.scaling.kind

@@ -10,7 +10,7 @@ scaling each sample before averaging leaves the average underconfident (Rahaman 
 
 Temperature and vector scaling have a weak normal prior around no change, ``(log T)^2 / (2 n)`` and
 ``(|w - 1|^2 + |b|^2) / (2 n)`` in nats per item. Without it there is no optimum if all n items are
-predicted correctly, and the offsets have none that is unique.
+predicted correctly, and the offsets are not unique.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 FLOOR = -700.0
-"""Smallest log probability: 0 times minus infinity has no value."""
+"""Smallest log probability, because 0 times minus infinity is undefined."""
 BOUNDS = (1e-3, 1e3)
 """Range of temperatures."""
 DIGITS = 12
-"""Decimals of the probabilities that isotonic regression tells apart."""
+"""Number of decimals to which probabilities are rounded for isotonic regression."""
 
 
 class Scaling(ABC):
@@ -53,7 +53,7 @@ class Scaling(ABC):
 
     @abstractmethod
     def numbers(self) -> dict[str, Any]:
-        """Numbers of the map, as arguments of the constructor that JSON can hold."""
+        """Return the parameters of the map as arguments of its constructor that JSON can hold."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Isotonic(Scaling):
     Attributes
     ----------
     knots, values
-        For each class, probabilities in ascending order and what they are mapped to.
+        For each class, probabilities in ascending order and the values they are mapped to.
     """
 
     kind: ClassVar[str] = "isotonic"

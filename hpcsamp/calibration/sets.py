@@ -8,7 +8,7 @@ of the k-th class is::
     raps    p_(1) + ... + p_(k) + penalty max(0, k - free)   (Angelopoulos et al. 2021)
 
 The sets are not randomised, so that a set depends on its item alone. The most probable class always
-belongs to the set: its coverage is then at least that of the threshold.
+belongs to the set, so the coverage is at least that of the threshold.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from hpcsamp.calibration.quantile import at_most
 
 SCORES = ("lac", "aps", "raps")
 DIGITS = 12
-"""Decimals of the probabilities that decide the order of classes; equal ones keep their order."""
+"""Number of decimals to which probabilities are rounded when classes are ordered; ties keep "
+    "their order."""
 
 
 def scores(kind: str, p: Tensor, penalty: float = 0.01, free: int = 5) -> Tensor:
@@ -33,7 +34,7 @@ def scores(kind: str, p: Tensor, penalty: float = 0.01, free: int = 5) -> Tensor
     p
         ``(B, C)`` probabilities.
     penalty, free
-        Of ``raps``: penalty of each rank above ``free``.
+        Parameters of ``raps``: penalty of each rank above ``free``.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def scores(kind: str, p: Tensor, penalty: float = 0.01, free: int = 5) -> Tensor
 
 
 def members(of_classes: Tensor, p: Tensor, threshold: float) -> Tensor:
-    """Which classes belong to the sets, ``(B, C)`` bool.
+    """Return which classes belong to the sets, ``(B, C)`` bool.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Campaigns: plan many runs from one file, render job scripts, submit them, collect the results.
+"""Campaigns: plan many runs from one file, render and submit job scripts, collect the results.
 
 A campaign file lists values for keys of a configuration (:mod:`.spec`). Their combinations are the
 points (:mod:`.points`), each with a folder named by a hash of everything that determines its

@@ -1,4 +1,4 @@
-"""Account for a campaign: what its points used of what they requested, and the next time limit."""
+"""Account for a campaign: resources used and requested by its points, and the next time limit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hpcsamp.campaign.status import PointStatus, Survey
 from hpcsamp.errors import DataError
 
 MARGIN = 1.25
-"""Suggested limits are this much larger than the largest use that was seen."""
+"""Suggested limits are larger than the largest observed use by this factor."""
 
 
 @dataclass(frozen=True)
 class PointAccount:
-    """What a point has used, over all its starts.
+    """Resources used by a point over all its starts.
 
     Attributes
     ----------
@@ -50,23 +50,23 @@ class PointAccount:
 
     @property
     def core_hours(self) -> float:
-        """Core-hours for which its cores were held."""
+        """Core-hours allocated to the point."""
         shape = self.point.shape
         return shape.ranks * shape.cores * self.used.seconds / 3600
 
     @property
     def gpu_hours(self) -> float:
-        """GPU-hours for which its GPUs were held."""
+        """GPU-hours allocated to the point."""
         return self.point.shape.gpus * self.point.shape.nodes * self.used.seconds / 3600
 
     @property
     def of_limit(self) -> float:
-        """Its longest start as a fraction of the time limit."""
+        """Duration of the longest start as a fraction of the time limit."""
         return self.longest / (self.point.shape.minutes * 60)
 
     @property
     def memory_per_node(self) -> float | None:
-        """Memory of the ranks of a node in MiB, if each had that of the largest."""
+        """Memory of the ranks of a node in MiB, if every rank used as much as the largest."""
         each = self.used.memory
         return None if each is None else each * self.point.shape.ranks_per_node
 
@@ -74,17 +74,17 @@ class PointAccount:
 def account(
     campaign: Campaign, survey: Survey, points: Sequence[PointStatus], ask_scheduler: bool = True
 ) -> list[PointAccount]:
-    """Return what points have used, for those that were started.
+    """Return the resources used by the points that were started.
 
-    Elapsed time, CPU time, memory and energy are those of the scheduler's accounting where it has
-    them. Elsewhere the job scripts have recorded when each start began and ended, and the summary
-    of a run holds the memory of its largest rank. A start without an end, as after a failure of
-    the node, lasts until the last output in its log.
+    Elapsed time, CPU time, memory and energy are taken from the scheduler's accounting if
+    available. Otherwise the times are those that the job scripts recorded for each start, and the
+    memory is that of the largest rank in the summary of the run. A start without a recorded end,
+    e.g. after a node failure, lasts until the last output in its log.
 
     Raises
     ------
     SchedulerError
-        If a scheduler does not answer that has to be asked.
+        If a scheduler that must be queried does not answer.
     """
     elements = {s.point.name: survey.elements_of(s.point) for s in points}
     known: dict[tuple[str, int], Used] = {}
@@ -142,7 +142,7 @@ class Advice:
 def advise(accounts: Sequence[PointAccount]) -> list[Advice]:
     """Suggest limits for each shape from its finished points: the largest use and a quarter more.
 
-    A point that was started several times needs the sum of its starts to end in one.
+    For a point that was started several times, the time is the sum over its starts.
     """
     by_shape: dict[Shape, list[PointAccount]] = {}
     for one in accounts:

@@ -58,7 +58,8 @@ def check(spec: CampaignFile) -> None:
     Raises
     ------
     UsageError
-        Naming the wrong axis, with a suggestion; also for more than :data:`MOST` combinations.
+        If an axis is wrong (the message names it), or there are more than :data:`MOST`
+        combinations.
     """
     seen: dict[str, str] = {}
     for table, keys in (

@@ -13,7 +13,7 @@ HIGHEST = (
     *("accuracy", "auroc", "auprc", "f1", "jaccard", "iou", "kappa", "precision", "r2", "recall"),
     "items_per_second",
 )
-"""Metrics of which more is better begin or end with one of these; of all others, less is."""
+"""A metric is better if higher when its name begins or ends with one of these, else if lower."""
 
 
 def best(
@@ -26,9 +26,9 @@ def best(
     results
         Results of a campaign.
     metric
-        A column, or the end of one after a dot; of several, validation is preferred.
+        A column, or the end of its name after a dot; of several columns, validation is preferred.
     highest
-        Whether more is better; None: by the name of the metric, see :data:`HIGHEST`.
+        Whether higher is better; None to decide by the name of the metric, see :data:`HIGHEST`.
     count
         Largest number of rows.
 
@@ -47,12 +47,12 @@ def best(
 
 
 def column(results: Results, metric: str) -> str:
-    """Return the column that a metric means.
+    """Return the column that a metric refers to.
 
     Raises
     ------
     UsageError
-        If there is none, or several that are not from validation.
+        If there is no such column, or several that are not from validation.
     """
     if not results.rows:
         raise UsageError("no point is done yet")
@@ -67,7 +67,7 @@ def column(results: Results, metric: str) -> str:
 
 
 def is_highest(name: str) -> bool:
-    """Whether more of a metric is better, by its name."""
+    """Whether a metric is better if higher, by its name."""
     short = name.rpartition(".")[2].rpartition("/")[2]
     return short.startswith(HIGHEST) or short.endswith(HIGHEST)
 

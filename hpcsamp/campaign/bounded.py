@@ -1,4 +1,4 @@
-"""Arithmetic with bounded results, so that a file cannot use up all time or memory.
+"""Arithmetic with bounded results, so that a campaign file cannot exhaust time or memory.
 
 Sizes are checked before anything is computed, so that ``9**9**9`` is refused at once.
 """

@@ -1,4 +1,4 @@
-"""Find out why a point failed: its exit code, its scheduler, and the log of its last start."""
+"""Find out why a point failed from its exit code, its scheduler and the log of its last start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENDED_BY = (
     (re.compile(r"DUE TO PREEMPTION"), "it was preempted"),
 )  # fmt: skip
 
-#: Lines of launchers, which report that something ended, but not why.
+#: Lines of launchers, which report that a process ended, but not why.
 _NOISE = re.compile(
     r"(srun|slurmstepd|salloc|prterun|prte|mpirun|orterun|mpiexec|pmixp?|bash)\b.*?:|[-=*_\s]+$"
     r"|(Primary job|Process name:|Exit code:|MPI_ABORT was invoked|with errorcode|NOTE: invoking"
@@ -54,7 +54,7 @@ class Start:
 
 
 def last_start(folder: Path) -> Start | None:
-    """Read which start of a point was the last one, as its job has recorded it; None if unknown."""
+    """Return the last start of a point, as recorded by its job; None if unknown."""
     try:
         match = re.fullmatch(
             r"(\d+/log-[\w-]+) (\d+)\s*", (folder / ".start").read_text(errors="replace")
@@ -82,13 +82,13 @@ def signal_name(number: int) -> str:
 def of_log(log: Path, name: str = "", number: int | None = None) -> str:
     """Return the cause of a failure from a log: one line, empty if there is none.
 
-    That is, in this order, what the scheduler wrote when it ended the job, the last exception or
+    The cause is, in this order, the scheduler's message about ending the job, the last exception or
     error of hpcsamp, or the last line that is not from a launcher.
 
     Parameters
     ----------
     name, number
-        Point and number of the start to which the search is limited; None: the last start.
+        Point and number of the start to search; None for the last start.
     """
     try:
         with log.open("rb") as f:

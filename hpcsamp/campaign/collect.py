@@ -30,7 +30,7 @@ FIRST = (
     "peak_rss_mb",
     "parameters_sha256",
 )
-"""Keys of ``summary.json`` that have the first columns; all others follow the metrics."""
+"""Keys of ``summary.json`` that are the first columns; all others follow the metrics."""
 
 TEXTS = ("definitions", "units")
 """Tables of an evaluation that describe its metrics and hold no results."""
@@ -45,9 +45,9 @@ class Results:
     Attributes
     ----------
     rows
-        One row per finished point: number, folder, axes, then the content of its products.
+        One row per finished point: number, folder, axes, then the content of its result files.
     left_out
-        Reasons why points have no row, by the description of the point.
+        Reasons why points have no row, keyed by the description of the point.
     """
 
     rows: list[Row]
@@ -62,15 +62,15 @@ class Results:
 def collect(
     campaign: Campaign, ask_scheduler: bool = True, selection: Selection | None = None
 ) -> Results:
-    """Read the products of every finished point.
+    """Read the result files of every finished point.
 
     Parameters
     ----------
     campaign
         The campaign.
     ask_scheduler
-        Whether to ask the scheduler which unfinished points wait or run; the collected results do
-        not depend on it.
+        Whether to query the scheduler for unfinished points that are waiting or running; the
+        collected results do not depend on it.
     selection
         Points to collect; None: all.
 

@@ -111,7 +111,7 @@ def parse(text: str, where: str, known: Iterable[str] | None = None) -> Expressi
     Raises
     ------
     UsageError
-        If the text is anything else.
+        If the text is not such an expression.
     """
     if len(text) > LONGEST:
         raise UsageError(f"{where}: the expression has more than {LONGEST} characters")

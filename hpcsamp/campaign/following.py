@@ -1,4 +1,4 @@
-"""Read the log of a point from its last start on, and follow it while the point runs."""
+"""Read the log of a point since its last start, and follow it while the point runs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.status import Survey
 
 LOOK = 0.5
-"""Seconds between two looks at a log."""
+"""Seconds between two reads of a log."""
 
 ASK = 10.0
-"""Seconds between two questions whether the point still runs."""
+"""Seconds between two checks whether the point still runs."""
 
 
 def last_start(log: Path, folder: Path, lines: int = 0) -> str:
-    """Return a log from the last start of a point on.
+    """Return the log of a point since its last start.
 
     Parameters
     ----------
     log, folder
         The log, and the folder of the point.
     lines
-        Number of lines at the end; 0: all.
+        Number of lines from the end of the log; 0 for all.
     """
     text = log.read_text(errors="replace")
     start = causes.last_start(folder)
@@ -36,9 +36,9 @@ def last_start(log: Path, folder: Path, lines: int = 0) -> str:
 
 
 def follow(campaign: Campaign, point: Point, write: Callable[[str], object]) -> None:
-    """Pass what is added to the log of a point to a function until the point has ended.
+    """Pass new text in the log of a point to a function until the point has ended.
 
-    What was in the log before is left out; a log that does not exist yet is waited for.
+    Earlier text is left out. If the log does not exist yet, wait for it.
     """
     place: Path | None = None
     read = asked = 0.0

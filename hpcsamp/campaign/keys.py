@@ -1,4 +1,4 @@
-"""Keys of the configuration that campaign files may name."""
+"""Keys of the configuration that campaign files may use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def defaults() -> dict[str, Any]:
 
 @cache
 def is_neutral(name: str) -> bool:
-    """Whether a key of the schema has no influence on the numbers of a finished run.
+    """Whether a key of the schema does not affect the results of a finished run.
 
     Two points that differ only in such keys are the same point, unless the key is an axis of the
     campaign.

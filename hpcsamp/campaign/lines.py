@@ -48,7 +48,7 @@ def comment(text: str) -> str:
     Raises
     ------
     ValueError
-        If it is a command, or more than one line.
+        If the text is a command or has several lines.
     """
     if not text.startswith("#"):
         raise ValueError('a header line must begin with "#"; commands belong in site.setup')
@@ -61,7 +61,7 @@ def single(text: str) -> str:
     Raises
     ------
     ValueError
-        If there are several lines, or control characters.
+        If the text has several lines or control characters.
     """
     if not text.replace("\t", " ").isprintable():
         raise ValueError("must be one line without control characters")

@@ -10,10 +10,10 @@ from hpcsamp.errors import UsageError
 
 
 def load(campaign: Campaign, ask_scheduler: bool = True) -> CampaignState:
-    """Return the state with all jobs that the scheduler has.
+    """Return the state of a campaign, including jobs that only the scheduler knows.
 
-    Jobs that were found are recorded, unless another command is writing the campaign, or it may not
-    be written.
+    Jobs found this way are recorded, unless another command is changing the campaign or its folder
+    is read-only.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def mend(campaign: Campaign, state: CampaignState, store: Store | None) -> Campa
     Parameters
     ----------
     store
-        Where the state is saved if it has changed; None: nowhere.
+        Store in which a changed state is saved; None to not save it.
     """
     changed = False
     folders = Store(campaign.folder)

@@ -1,7 +1,7 @@
 """Fill in placeholders such as ``{{ ranks }}`` in the lines of a site.
 
 Lines are rendered in Jinja's sandbox and may contain numbers and conditions only: loops, calls and
-attributes are refused before anything runs. Arithmetic has the bounds of :mod:`.bounded`, so that a
+attributes are refused before anything runs. Arithmetic is limited by :mod:`.bounded`, so that a
 line needs little time and memory.
 """
 
@@ -41,7 +41,7 @@ def fill(lines: Sequence[str], facts: Mapping[str, Any], where: str) -> list[str
     Raises
     ------
     UsageError
-        If a placeholder does not exist, or is not a number or a condition.
+        If a placeholder does not exist, or is neither a number nor a condition.
     """
     found = []
     for line in lines:

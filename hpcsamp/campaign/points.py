@@ -48,7 +48,7 @@ class Point:
     seed
         Seed of the run.
     samples, sample_axis, model_ranks
-        ``method.samples``, ``parallel.samples`` and ``parallel.model``, which the ranks must suit.
+        ``method.samples``, ``parallel.samples`` and ``parallel.model``, which must fit the ranks.
     """
 
     number: int
@@ -70,7 +70,7 @@ class Campaign:
     file
         The campaign file.
     site_name
-        Site to use in place of the file's.
+        Site to use instead of the one in the file.
     datasets
         Known uids of datasets by path; used if a dataset is not available now.
 
@@ -90,7 +90,7 @@ class Campaign:
         self.base = self._read_base()
         given = self.spec.site
         if site_name is not None and site_name != given.get("name"):
-            given = {"name": site_name}  # settings of one site do not hold at another
+            given = {"name": site_name}  # settings of one site do not apply at another
         self.site = site.load(given, self.root)
         state = Store(self.folder).load()
         self.known_datasets = {**state.datasets, **(datasets or {})}
@@ -102,7 +102,7 @@ class Campaign:
 
     @cached_property
     def points(self) -> list[Point]:
-        """All points, in the order of the axes.
+        """Return all points in the order of the axes.
 
         Raises
         ------
@@ -133,7 +133,7 @@ class Campaign:
 
     @cached_property
     def datasets(self) -> dict[str, str]:
-        """Uids by path of the datasets that the points use, as far as they are known."""
+        """Return the known uids of the datasets that the points use, by path."""
         _ = self.points
         return self.known_datasets
 
@@ -244,7 +244,7 @@ class Campaign:
         return self._shapes[key]
 
     def suits(self, run: config.RunConfig, point: Point) -> bool:
-        """Whether a run with this configuration has the numbers of a point."""
+        """Whether a run with this configuration gives the same results as a point."""
         asked = {k: v for k, v in point.values.items() if k.startswith("resources.")}
         return self._name(run, point.shape, point.values, asked) == point.name
 
@@ -265,13 +265,18 @@ class Campaign:
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
             facts["grid"] += [run.parallel.model] * (run.parallel.model > 1)
         facts["dataset"] = self._dataset(path)
-        # What is evaluated after training is no part of the name: one more split is evaluated, and
-        # the point is not trained again.
+        # Evaluations after training are not part of the name: for one more split, the point is
+        # evaluated but not trained again.
         name = _hash({**facts, "commands": self.spec.commands or spec.USUAL})
         if name in self.folders:
             return self.folders[name]
         if not self.spec.commands and self._on_disk and name not in self._on_disk:
-            for splits in ([], ["valid"], ["train"], self.spec.splits()):  # former names had it
+            for splits in (
+                [],
+                ["valid"],
+                ["train"],
+                self.spec.splits(),
+            ):  # names of earlier versions included it
                 former_name = _hash({**facts, "commands": spec.training(splits)})
                 if former_name in self._on_disk:
                     self.folders[name] = former_name

@@ -1,4 +1,4 @@
-"""Check and read the product files of a point, which show that it is finished."""
+"""Check and read the result files of a point, which show that it is finished."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hpcsamp.sealing import text
 
 
 def signature(folder: str, products: Sequence[str]) -> str | None:
-    """Hash the sizes and times of the product files; None if one is missing or empty.
+    """Hash the sizes and times of the result files; None if one is missing or empty.
 
-    This needs one file-system call per product and does not read any content: products that were
-    checked once need not be read again as long as their signature is the same. It covers the time
-    of the last change of a file, which programs cannot set.
+    This needs one file-system call per file and does not read any content: files that were checked
+    once need not be read again as long as their signature is the same. It covers the time of the
+    last change of a file, which programs cannot set.
     """
     facts = _facts(folder, products)
     return _hash(facts) if facts is not None else None
 
 
 def former_signature(folder: str, products: Sequence[str]) -> str | None:
-    """Return the signature that former versions noted, without the time of the last change."""
+    """Return the signature that earlier versions recorded, without the time of the last change."""
     facts = _facts(folder, products)
     return _hash([fact[:2] for fact in facts]) if facts is not None else None
 
@@ -48,12 +48,12 @@ def _hash(facts: Sequence[tuple[int, ...]]) -> str:
 
 
 def content(folder: Path, products: Sequence[str]) -> str:
-    """Hash the content of the product files.
+    """Hash the content of the result files.
 
     Raises
     ------
     DataError
-        If one cannot be read.
+        If a file cannot be read.
     """
     whole = hashlib.sha256()
     for product in products:
@@ -65,7 +65,7 @@ def content(folder: Path, products: Sequence[str]) -> str:
 
 
 def stamp(folder: Path, products: Sequence[str]) -> str:
-    """Return signature and content hash of the product files, as the mark of a point holds them.
+    """Return signature and content hash of the result files, as recorded in the mark of a point.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def stamp(folder: Path, products: Sequence[str]) -> str:
 
 
 def check(folder: Path, products: Sequence[str]) -> None:
-    """Read the product files and check that they are complete.
+    """Read the result files and check that they are complete.
 
     ``summary.json`` must contain the planned number of steps and the hash of the parameters; other
     JSON files must be valid; all other files must not be empty.
@@ -87,7 +87,7 @@ def check(folder: Path, products: Sequence[str]) -> None:
     Raises
     ------
     DataError
-        Naming the file and its fault.
+        If a file is missing or incomplete; the message names it.
     """
     for product in products:
         path = folder / product
@@ -104,12 +104,12 @@ def check(folder: Path, products: Sequence[str]) -> None:
 
 
 def read(folder: Path, product: str) -> dict[str, Any]:
-    """Read a JSON product of a point.
+    """Read a JSON result file of a point.
 
     Raises
     ------
     DataError
-        If it was changed since it was written.
+        If the file was changed after it was written.
     """
     run = owner(folder)
     own = product in ("summary.json", "provenance.json") or product.startswith("evaluation/")
@@ -122,7 +122,7 @@ def owner(folder: Path) -> str:
     Raises
     ------
     DataError
-        If its configuration was changed since it was written.
+        If its configuration was changed after it was written.
     """
     file = folder / "config.toml"
     return str(text.read_toml(file, None).get("run", "")) if file.is_file() else ""

@@ -1,6 +1,7 @@
-"""Render job scripts: one job array per resource shape, in plain bash to read, edit or run by hand.
+"""Render job scripts in plain bash, one job array per set of equal resources.
 
-Rendering is deterministic: the same points give the same text, so that renderings can be compared.
+Scripts can be read, edited or run by hand. Rendering is deterministic: the same points give the
+same text, so that renderings can be compared.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from hpcsamp.names import SCHEDULERS
 from hpcsamp.spelling import shown
 
 MARK = "hpcsamp:"
-"""Prefix of the identity of a job in the comment that Slurm keeps with it."""
+"""Prefix of a job's identity in its Slurm comment."""
 
 VARIABLE = "HPCSAMP_JOB"
-"""Environment variable of a job that holds its identity, which PBS reports."""
+"""Environment variable with a job's identity, which PBS reports."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,8 @@ def job_name(campaign: str, submission: Path, script: str) -> str:
 def identity(submission: Path, job: Job) -> str:
     """Return a hash of the folder of a submission, the script and its points.
 
-    The scheduler keeps it with the job. Names of jobs are no identity: campaigns of one name exist
-    in several folders, and a folder may be removed and used again.
+    The scheduler stores it with the job. The name of a job does not identify it: campaigns in
+    several folders may have the same name, and a folder may be removed and used again.
     """
     facts = [str(submission), job.script, *(p.name for p in job.points)]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]

@@ -24,7 +24,7 @@ MOST = {
     "memory": 10**9,
     "points_per_job": 10**5,
 }
-"""Largest values, more than any machine has; a larger one is a typing error. Memory in MiB."""
+"""Largest values, beyond any machine; a larger one is a typing mistake. Memory in MiB."""
 
 
 @dataclass(frozen=True, order=True)
@@ -57,7 +57,7 @@ class Shape:
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks per node; the largest number, if the nodes have different ones."""
+        """Ranks per node; the largest number if nodes differ."""
         return -(-self.ranks // self.nodes)
 
     @property
@@ -96,7 +96,7 @@ class Shape:
         return ", ".join([*parts, self.time])
 
     def more(self, time: str | None, memory: str | None) -> Shape:
-        """Return the same resources with another time or memory, if given."""
+        """Return the same resources with another time or memory, unless None."""
         changed = self
         if time is not None:
             changed = replace(changed, minutes=minutes(time, "--time"))
@@ -111,7 +111,7 @@ def shape(given: Mapping[str, Any]) -> Shape:
     Raises
     ------
     UsageError
-        Naming the key and the numbers that do not fit.
+        If keys contradict each other; the message names the key and the numbers.
     """
     count = {
         name: _whole(given.get(name), f"resources.{name}", least)

@@ -17,12 +17,12 @@ MOST = 100_000
 def check(campaign: Campaign, points: Iterable[Point]) -> None:
     """Check that the ranks of every point form a grid, and that each has a sample.
 
-    Points with commands of their own are not checked: these need not train.
+    Points with custom commands are not checked, because these need not train.
 
     Raises
     ------
     UsageError
-        For the first point that cannot run, with the reason that its job would report.
+        If a point cannot run; the message gives the reason that its job would report.
     """
     if campaign.spec.commands:
         return

@@ -20,16 +20,16 @@ _SHAPE = ("ranks", "nodes", "ranks_per_node", "cores", "gpus", "minutes", "memor
 
 @dataclass(frozen=True)
 class Selection:
-    """Conditions that a point must meet, all of them; without any, every point is selected.
+    """Conditions that a point must all meet; without conditions, every point is selected.
 
     Attributes
     ----------
     where
         Expression over keys of the configuration, ``resources.`` and ``point``, the number.
     states
-        States of which a point must have one.
+        Allowed states.
     points
-        Numbers, or beginnings of names, of which a point must have one.
+        Allowed numbers or beginnings of names.
     """
 
     where: Expression | None = None
@@ -45,7 +45,8 @@ class Selection:
         Raises
         ------
         UsageError
-            If no point has a number or name, a name in the expression has no value, or it fails.
+            If no point has a number or name, or the expression fails or uses a name without a
+            value.
         """
         chosen = campaign.points
         if self.points:
@@ -66,7 +67,7 @@ class Selection:
         return [p for p in chosen if self.where.value(_facts(p, base, empty))]
 
     def among(self, campaign: Campaign, points: Sequence[PointStatus]) -> list[PointStatus]:
-        """Return those of some points that are selected, see :meth:`of_plan`."""
+        """Return the selected ones of some points, see :meth:`of_plan`."""
         names = {p.name for p in self.of_plan(campaign)}
         return [
             s
@@ -86,7 +87,7 @@ def select(
     Raises
     ------
     UsageError
-        If the expression is none, or a state is unknown.
+        If the expression is not valid, or a state is unknown.
     """
     listed = [word for text in states for word in text.split(",")]
     for word in listed:
@@ -100,7 +101,7 @@ def select(
 
 
 def _facts(point: Point, base: Mapping[str, Any], empty: dict[str, Any]) -> ChainMap[str, Any]:
-    """Values of a point by key; keys that only other points have are None."""
+    """Return the values of a point by key; keys that only other points have are None."""
     own = {**point.settings, **point.values, "point": point.number}
     own |= {key: getattr(point.shape, name) for key, name in zip(_RESOURCES, _SHAPE, strict=True)}
     return ChainMap(own, base, empty)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ Shell = Annotated[str, AfterValidator(lines.shell)]
 Comment = Annotated[str, AfterValidator(lines.comment)]
 
 MOST = 10**6
-"""Largest number of seconds, points or cores; a larger one is a typing error."""
+"""Largest number of seconds, points or cores; a larger one is a typing mistake."""
 
 LAUNCHERS = {
     "none": "",
@@ -47,7 +47,7 @@ class Site(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str = Field("local", description="a preset, or your own TOML file")
     description: str = ""
-    page: str = Field("", description="documentation of the centre that the preset follows")
+    page: str = Field("", description="documentation of the centre on which the preset is based")
     tried: bool = Field(False, description="whether the preset was tested at that centre")
     scheduler: Annotated[str, one_of(SCHEDULERS)] = Field(
         "local", description="slurm, pbs, local, or your own as package.module:Class"
@@ -69,8 +69,8 @@ class Site(BaseModel):
         0,
         ge=0,
         le=MOST,
-        description="points of an array (local scheduler: of a submission) that run at the same "
-        "time; 0: no limit",
+        description="largest number of points of an array (local scheduler: of a submission) "
+        "that run at the same time; 0: no limit",
     )
     max_array: int = Field(
         0, ge=0, le=MOST, description="largest job array; 0: limit of the scheduler"

@@ -20,12 +20,12 @@ EVALUATE = 'launch hpcsamp evaluate "$point" --split %s'
 
 
 def training(splits: Sequence[str]) -> tuple[str, ...]:
-    """Return the commands that train, and then evaluate some splits."""
+    """Return the commands that train a run and then evaluate splits."""
     return (TRAIN, *(EVALUATE % split for split in splits))
 
 
 USUAL = training(["test"])
-"""Commands of a campaign that does not change them."""
+"""Default commands of a campaign."""
 
 
 class Reach(BaseModel):
@@ -52,7 +52,10 @@ class CampaignFile(BaseModel):
     name: str = Field("", description="name of the campaign (default: name of the file)")
     config: str = Field(description="base configuration: a TOML file or a packaged configuration")
     preset: str | None = Field(None, description="preset of the base configuration")
-    root: str = Field(".", description="folder of relative paths, relative to the campaign file")
+    root: str = Field(
+        ".",
+        description="folder that other paths are relative to, itself relative to the campaign file",
+    )
     folder: str = Field("", description="folder of the campaign (default: campaigns/NAME)")
     fixed: dict[str, Any] = Field(
         default_factory=dict, alias="set", description="keys set for all points"
@@ -78,15 +81,15 @@ class CampaignFile(BaseModel):
         "test", description="split, or splits, to evaluate after training; empty: none"
     )
     commands: list[str] = Field([], description="shell lines that replace train and evaluate")
-    results: list[str] = Field([], description="product files of a finished point")
+    results: list[str] = Field([], description="result files of a finished point")
     collect: Collect = Collect()
     search: Search | None = None
     retries: int = Field(
         100,
         ge=0,
         le=10**6,
-        description="how often a point that stops early (exit code 75) is started again at most; "
-        "one that made no progress since its last start is not",
+        description="largest number of restarts of a point that stops early (exit code 75); a "
+        "point without progress since its last start is not restarted",
     )
 
     def splits(self) -> list[str]:
@@ -102,7 +105,7 @@ class CampaignFile(BaseModel):
         return training(self.splits())
 
     def files(self) -> tuple[str, ...]:
-        """Return the product files of a point, relative to its folder."""
+        """Return the result files of a point, relative to its folder."""
         if self.results:
             return tuple(self.results)
         if self.commands:
@@ -110,9 +113,10 @@ class CampaignFile(BaseModel):
         return ("summary.json", *(f"evaluation/{split}.json" for split in self.splits()))
 
     def planned(self) -> str:
-        """Return a hash of what determines the products of a point, apart from its numbers.
+        """Return a hash of the settings, except those of training, that determine result files.
 
-        Trained points whose mark has another one are not trained again: their products are made.
+        A trained point whose mark has another hash is not trained again; only missing result files
+        are written.
         """
         text = repr((self.shell(), self.files()))
         return hashlib.sha256(text.encode()).hexdigest()[:8]

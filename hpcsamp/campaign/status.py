@@ -1,7 +1,7 @@
 """State of each point of a campaign: missing, queued, running, done, failed ...
 
 The scheduler knows the waiting and running jobs, marks record how all others ended, and a point is
-done only if its product files are the same as when the job checked them.
+done only if its result files are the same as when the job checked them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hpcsamp.sealing import edits
 Word = Literal["missing", "queued", "running", "done", "outdated", "failed", "interrupted"]
 WORDS: tuple[Word, ...] = get_args(Word)
 
-#: How ends of jobs begin that say no more than the exit code in a mark.
+#: Prefixes of scheduler reasons that add nothing to the exit code in a mark.
 _KNOWN_BY_MARK = ("COMPLETED", "FAILED", "exit status")
 
 
@@ -37,10 +37,10 @@ class PointStatus:
         The point.
     word
         Its state. ``missing``: never started. ``interrupted``: started, and ended without a mark.
-        ``outdated``: trained, but the campaign file has come to ask for further products.
+        ``outdated``: trained, but the campaign file now requires further result files.
     why
-        If failed or outdated, the exit code or the fault of the product files; if queued, why it
-        waits.
+        If failed or outdated, the exit code or the problem with the result files; if queued, why it
+        is waiting.
     """
 
     point: Point
@@ -76,7 +76,7 @@ class Survey:
     state
         Its submissions.
     ask_scheduler
-        Whether to ask the scheduler for waiting and running jobs; otherwise their points count as
+        Whether to query the scheduler for waiting and running jobs; otherwise their points count as
         missing or interrupted.
 
     Attributes
@@ -84,7 +84,7 @@ class Survey:
     points
         State of each point.
     jobs
-        Jobs that wait or run, each with the name of its scheduler.
+        Waiting or running jobs, each with the name of its scheduler.
     elements
         Elements of these jobs by the names of their points.
     """
@@ -115,7 +115,7 @@ class Survey:
     def element(self, point: Point) -> Place | None:
         """Return the array element of a point's last start.
 
-        Without a record of starts, from a former version, it is the newest element that was
+        Without a record of starts, as in earlier versions, it is the newest element that was
         submitted for the point.
         """
         start = causes.last_start(self.store.points / point.name)
@@ -143,7 +143,7 @@ class Survey:
         return found
 
     def reasons(self, points: Sequence[PointStatus]) -> dict[str, str]:
-        """Explain in one line why points failed or wait: exit code, scheduler, last exception."""
+        """Explain why points failed or are waiting, one line each: exit code, reason, exception."""
         lost = [s for s in points if s.word in ("failed", "interrupted")]
         elements = {s.point.name: self.element(s.point) for s in lost}
         ended: dict[Element, str] = {}
@@ -170,7 +170,7 @@ class Survey:
     # ------------------------------------------------------------------------------------------
 
     def _live(self, marks: Mapping[str, str]) -> dict[str, Seen]:
-        """Ask the schedulers for the states of waiting and running points, by name."""
+        """Query the schedulers for the states of waiting and running points, by name."""
         found: dict[str, Seen] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
             records = [
@@ -228,7 +228,7 @@ class Survey:
         return PointStatus(point, "missing")
 
     def _as_checked(self, folder: str, detail: str) -> bool:
-        """Whether products have sizes and times as when they were checked: one call per file."""
+        """Whether result files have the sizes and times recorded when they were checked."""
         noted, *others = detail.split(".")
         if others and others[1:] != [self.planned]:
             return False
@@ -236,10 +236,10 @@ class Survey:
         return known(folder, self.wanted) == noted
 
     def _fault(self, folder: Path, detail: str) -> tuple[str, bool]:
-        """Read products; return what is wrong, and whether only because more of them are wanted."""
+        """Read result files; return the problem, and whether only further files are missing."""
         _, content, planned, *_ = [*detail.split("."), "", ""]
         fault = _fault(folder, self.wanted)
-        if planned and planned != self.planned:  # trained for fewer or other products
+        if planned and planned != self.planned:  # trained for fewer or other result files
             begun = (folder / "summary.json").exists()
             return fault, begun
         if not fault and content and content != products.content(folder, self.wanted):
@@ -251,7 +251,7 @@ class Survey:
         return fault, False
 
     def _places(self, submission: Submission, record: JobRecord) -> dict[str, int]:
-        """Return the index in the array of each point, by name."""
+        """Return the array index of each point, by name."""
         key = (submission.number, record.table)
         if key not in self._tables:
             members = self.store.members(submission, record)

@@ -34,7 +34,7 @@ VERSION = 1
 class JobRecord(BaseModel):
     """One job array of a submission, with the hashes of its script and its table of points.
 
-    ``job`` is None until the scheduler has accepted it; ``identity`` is how it is then found there.
+    ``job`` is None until the scheduler has accepted it; ``identity`` finds it there.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,7 +64,7 @@ class CampaignState(BaseModel):
     model_config = ConfigDict(extra="forbid")
     version: int = VERSION
     datasets: dict[str, str] = {}
-    folders: dict[str, str] = {}  # names of folders that serve points of other names
+    folders: dict[str, str] = {}  # names of folders that hold points of other names
     submissions: list[Submission] = []
 
 

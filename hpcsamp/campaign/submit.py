@@ -22,7 +22,7 @@ from hpcsamp.files import write_whole
 from hpcsamp.sealing import text as sealed
 
 NEW: tuple[Word, ...] = ("missing", "outdated")
-"""States of the points that a submission is for."""
+"""States of points that are submitted."""
 
 EVERY = Selection()
 
@@ -85,9 +85,9 @@ def render_next(
     Parameters
     ----------
     limits
-        Limits of the scheduler; without, it is asked for them.
+        Limits of the scheduler; None to query it.
     edits
-        Treatment of scripts that were edited after they were rendered: ``"refuse"``, ``"accept"``
+        How to treat scripts that were edited after they were rendered: ``"refuse"``, ``"accept"``
         (keep them) or ``"discard"``.
 
     Raises
@@ -156,7 +156,7 @@ def submit(
     selection
         Further conditions on the points.
     accept_edits
-        Submit scripts that were edited by hand as they are.
+        Submit scripts that were edited by hand without changes.
     time, memory
         Limits that replace those of the plan.
 
@@ -284,7 +284,7 @@ def _check_alone(survey: Survey, chosen: set[str]) -> None:
 
 
 def _before(campaign: Campaign, survey: Survey, arrays: int) -> list[str]:
-    """Return the live jobs after which new ones start, so that ``at_once`` holds for all of them.
+    """Return the jobs that new jobs must wait for, so that ``at_once`` holds for all of them.
 
     Raises
     ------

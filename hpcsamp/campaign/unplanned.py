@@ -22,7 +22,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.spelling import shown
 
 COMPARED = 2000
-"""Largest number of planned points with which one that is no longer planned is compared."""
+"""Largest number of planned points to compare with one that is no longer planned."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Unplanned:
     state
         Its mark, e.g. ``done``; empty if it has none.
     why
-        What differs from the planned point that is most like it; empty if this is not known.
+        Differences from the most similar planned point; empty if unknown.
     """
 
     name: str
@@ -88,7 +88,7 @@ def facts(campaign: Campaign, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def flatten_settings(point: Point) -> dict[str, Any]:
-    """Return the settings of a point by dotted key, also those of tables."""
+    """Return the settings of a point by dotted key, including those in tables."""
     return _flat(point.settings.items())
 
 
@@ -139,7 +139,7 @@ def _parsed(fields: Sequence[str]) -> dict[str, Any]:
 
 
 def elsewhere(campaign: Campaign, missing: Sequence[Point]) -> dict[Path, int]:
-    """Count missing points that are in folders beside the campaign's, as after it was renamed."""
+    """Count missing points that exist in sibling folders, e.g. after the campaign was renamed."""
     wanted = {p.name for p in missing}
     found = {}
     try:
@@ -160,18 +160,18 @@ def adopt(campaign: Campaign, folder: Path) -> list[Point]:
     Parameters
     ----------
     folder
-        Folder of a campaign, of which the planned points are moved with their marks; or folder of a
-        run with the numbers of a planned point.
+        Folder of a campaign, whose planned points are moved with their marks; or folder of a run
+        with the settings of a planned point.
 
     Returns
     -------
     list of Point
-        The planned points that have been served.
+        The planned points that were moved.
 
     Raises
     ------
     UsageError
-        If the folder is neither, jobs of it wait or run, or a file cannot be moved.
+        If the folder is neither, its jobs are waiting or running, or a file cannot be moved.
     """
     store = Store(campaign.folder)
     with store.lock():
@@ -229,7 +229,7 @@ def prune(campaign: Campaign, chosen: Sequence[str]) -> None:
     Raises
     ------
     UsageError
-        If one waits or runs, is in the plan, or cannot be removed.
+        If a point is waiting, running or planned, or cannot be removed.
     """
     store = Store(campaign.folder)
     with store.lock():

@@ -25,7 +25,7 @@ from hpcsamp.errors import DataError, HpcsampError, UsageError
 
 #: Configuration keys for the number of samples per pass.
 CHUNKS = {"training": "method.samples_per_pass", "prediction": "evaluation.samples_per_pass"}
-#: Values of these keys for which a run chooses the number itself.
+#: Values of these keys with which a run chooses the number itself.
 FREE = (None, "auto")
 GRID = ("world_size", "sample_group_size", "data_group_size", "model_group_size")
 
@@ -39,7 +39,7 @@ class RunComparison:
     agrees
         Whether the runs agree.
     verdict
-        The result in words.
+        Description of the result.
     rows
         Rows of a table: ``(name, value of the first run, value of the second run)``.
     """
@@ -81,15 +81,15 @@ def verify(
 ) -> RunComparison:
     """Run a point again in a scratch folder of the campaign and compare the results.
 
-    Inside a batch job it is launched like the jobs of the campaign, elsewhere by mpirun.
+    Inside a batch job, it is launched like the jobs of the campaign; elsewhere, by mpirun.
 
     Parameters
     ----------
     ranks
-        Number of ranks, if different from the point's.
+        Number of ranks; None for the point's own.
     tolerance
-        Largest relative difference of a metric on another grid; on the same grid the parameters
-        must be equal to the bit.
+        Largest relative difference of a metric on another grid; on the same grid, the parameters
+        must be identical bit for bit.
 
     Raises
     ------

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-#: Longest list of curves of a panel.
+#: Largest number of curves that are described for a panel.
 CURVES = 8
 
 
 def alternative(fig: Figure) -> str:
-    """Describe a figure: its title, and of each panel the axes and the ends of its named curves.
+    """Describe a figure: its title and, for each panel, the axes and the ends of named curves.
 
-    Panels with an image alone are counted.
+    Panels that only show an image are counted.
     """
     panels = [text for axes in fig.axes if (text := _panel(axes))]
     images = sum(bool(axes.images) for axes in fig.axes)
@@ -28,7 +28,7 @@ def alternative(fig: Figure) -> str:
 
 
 def _panel(axes: Axes) -> str:
-    """Title, quantities and curves of a panel; empty if it has no vertical axis to describe."""
+    """Describe title, quantities and curves of a panel; empty if no vertical axis is labelled."""
     x, y = _plain(axes.get_xlabel()), _plain(axes.get_ylabel())
     title = _plain(axes.get_title(loc="left") or axes.get_title())
     if not y or axes.get_label() == "<colorbar>":
@@ -39,7 +39,7 @@ def _panel(axes: Axes) -> str:
 
 
 def _curve(line: Line2D) -> str:
-    """Name of a curve and its first and last finite value; empty if the curve has no name."""
+    """Return the name of a curve with its first and last finite value; empty if it has no name."""
     name = line.get_gid() or str(line.get_label())
     values = np.asarray(line.get_ydata(), float)
     values = values[np.isfinite(values)]

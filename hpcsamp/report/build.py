@@ -1,4 +1,4 @@
-"""Build a report: all figures for which the runs hold the data, and an HTML page with tables."""
+"""Build a report: an HTML page with tables and all figures that the runs have data for."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ReportFiles:
 
 @dataclass(frozen=True)
 class Draft:
-    """A figure to draw: file name without suffix, section, run, caption, and how it is drawn."""
+    """A figure to draw: file name without suffix, section, run, caption and drawing function."""
 
     name: str
     title: str
@@ -115,7 +115,7 @@ def _drafts(
     items: int,
     notes: list[str],
 ) -> list[Draft]:
-    """All figures that may be drawn, those of a section next to each other."""
+    """Return all figures that may be drawn, grouped by section."""
     alone = len(runs) == 1
     caption = page.CURVES if alone else page.CURVES_OF_SEVERAL
     drafts = [
@@ -176,7 +176,7 @@ Diagram = Callable[[RunRecord, EvaluationRecord], "Figure"]
 
 
 def _pictures(kind: str, items: int, *, alone: bool) -> list[tuple[str, str, str, Diagram]]:
-    """File name, title, caption and drawing function of each figure for a kind of task.
+    """Return file name, title, caption and drawing function of each figure for a kind of task.
 
     Figures of single items are left out if several runs are compared.
     """

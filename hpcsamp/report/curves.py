@@ -46,7 +46,7 @@ SMOOTH_FROM = 80
 
 
 def learning_curves(runs: Sequence[RunRecord]) -> Figure:
-    """Draw the learning curves of one run, or those of several runs in the same panels.
+    """Draw the learning curves of one run, or of several runs in the same panels.
 
     For one run the loss is shown with its terms, for several runs the loss only.
     """
@@ -69,7 +69,7 @@ def learning_curves(runs: Sequence[RunRecord]) -> Figure:
 
 
 def _targets(runs: Sequence[RunRecord]) -> list[str]:
-    """Names of the targets of runs with several targets."""
+    """Return the names of the targets of runs with several targets."""
     return list(dict.fromkeys(name for run in runs for name in run.kinds if name))
 
 
@@ -79,7 +79,7 @@ def _of_target(panel: Panel, name: str) -> Panel:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean over ``window`` values, or fewer at the ends; same shape."""
+    """Return the centred running mean over ``window`` values, or fewer at the ends; same shape."""
     kernel = np.ones(window)
     total = np.convolve(values, kernel, "same")
     return total / np.convolve(np.ones_like(values), kernel, "same")
@@ -114,7 +114,7 @@ def _losses(axes: Axes, runs: Sequence[RunRecord]) -> None:
 
 
 def _run_handles(runs: Sequence[RunRecord]) -> list[Line2D]:
-    """One legend entry per run, with its caveats."""
+    """Draw one legend entry per run, with its caveats."""
     from matplotlib.lines import Line2D
 
     return [

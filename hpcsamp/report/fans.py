@@ -87,7 +87,7 @@ def chosen(total: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _history(run: RunRecord, split: str, index: np.ndarray, unit: str) -> np.ndarray | None:
-    """Past values of the target: the inputs, if they are a series in the unit of the target."""
+    """Return past values of the target: the inputs, if they are a series in the target's unit."""
     from pathlib import Path
 
     from hpcsamp.data.manifest import read_manifest

@@ -69,7 +69,7 @@ def gallery(run: RunRecord, evaluation: EvaluationRecord, items: int = 24) -> Fi
 
 
 def most_uncertain(total: np.ndarray, items: int) -> np.ndarray:
-    """Rows of the largest values of ``total`` ``(N,)``, largest first; ties in order of rows."""
+    """Return the rows of the largest values of ``total`` ``(N,)``, largest first; ties by row."""
     return np.argsort(-total, kind="stable")[:items]
 
 

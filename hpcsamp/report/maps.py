@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Variables that are shown if the dataset has them; otherwise the first ones.
+#: Variables to show if the dataset has them; otherwise the first ones are shown.
 USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
 SHOWN = 3
 
@@ -77,7 +77,7 @@ def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
 
 
 def _coordinates(run: RunRecord) -> set[str]:
-    """Names of the coordinates of the run's dataset; empty if the dataset is missing."""
+    """Return the names of the dataset's coordinates; empty if the dataset is missing."""
     from pathlib import Path
 
     from hpcsamp.data.manifest import read_manifest
@@ -113,7 +113,7 @@ def _map(
 
 
 def _variables(f: Any) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Names of the variables to show, and the indices of their fields within an item."""
+    """Return the names of the variables to show and the indices of their fields within an item."""
     if f["mean"].ndim == 3:
         return ["value"], [()]
     scale = f["mean"].dims[1][0]

@@ -1,4 +1,4 @@
-"""The HTML page of a report: plain HTML without scripts and external resources."""
+"""The HTML page of a report, without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ class Picture:
     title
         Heading of the section; successive figures with the same title share one.
     whose
-        Name of the run, if there are several.
+        Name of the run if there are several runs.
     caption, alternative
-        Text of the section, and text for readers who do not see the figure.
+        Text of the section, and alternative text for readers who cannot see the figure.
     """
 
     source: str
@@ -143,7 +143,7 @@ class Picture:
 
 
 def embedded(content: bytes) -> str:
-    """URL that contains a PNG file."""
+    """Return a data URL that contains a PNG file."""
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
@@ -153,7 +153,7 @@ def html(
     pictures: Sequence[Picture],
     notes: Sequence[str],
 ) -> str:
-    """The HTML of the whole page.
+    """Return the HTML of the whole page.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def html(
     pictures
         Figures, in order.
     notes
-        Lines on figures that were left out.
+        Lines about figures that were left out.
     """
     title = runs[0].name if len(runs) == 1 else "Runs " + ", ".join(r.name for r in runs)
     names = [run.name for run in runs]
@@ -210,7 +210,7 @@ def _caveat(run: RunRecord, *, alone: bool) -> str:
 
 
 def _figures(pictures: Sequence[Picture]) -> str:
-    """A caption and the figures of a section: one, or one of each run side by side."""
+    """Return the HTML of a section: its caption, and one figure or one per run side by side."""
     lines = [f"<p>{escape(pictures[0].caption)}</p>", '<div class="figures">']
     for picture in pictures:
         whose = f"<figcaption>{escape(picture.whose)}</figcaption>" if picture.whose else ""
@@ -225,7 +225,7 @@ Row = tuple[str, list[str], str]  # name, a cell per run, description
 
 
 def _facts(runs: Sequence[RunRecord]) -> list[Row]:
-    """Rows on the configuration and the performance of the runs."""
+    """Return the rows about configuration and performance of the runs."""
 
     def row(name: str, cells: list[Any], description: str = "") -> Row:
         return name, ["" if c is None else _number(c) for c in cells], description
@@ -236,7 +236,11 @@ def _facts(runs: Sequence[RunRecord]) -> list[Row]:
         row("data", [r.setting("data", "path") for r in runs]),
         row("method", [r.setting("method", "name") for r in runs]),
         row("loss", [r.setting("loss", "name") for r in runs]),
-        row("temperature", [r.temperature for r in runs], "factor of the KL term; 1 is Bayes"),
+        row(
+            "temperature",
+            [r.temperature for r in runs],
+            "factor of the KL term; 1 is the Bayesian posterior",
+        ),
         row("weight samples S", [r.setting("method", "samples") for r in runs], "per step"),
         row("batch", [r.setting("data", "batch") for r in runs], "items per step over all ranks"),
         row("seed", [r.setting("seed") for r in runs]),
@@ -244,8 +248,12 @@ def _facts(runs: Sequence[RunRecord]) -> list[Row]:
         row("ranks", [_grid(r) for r in s], "data groups × sample ranks"),
         row("seconds per step", [r.get("seconds_per_step") for r in s], "median"),
         row("items per second", [r.get("items_per_second") for r in s]),
-        row("peak memory", [r.get("peak_rss_mb") for r in s], "MB, largest rank"),
-        row("parameters", [(r.get("parameters_sha256") or "")[:16] for r in s], "begin of SHA-256"),
+        row("peak memory", [r.get("peak_rss_mb") for r in s], "MB, of the rank that uses most"),
+        row(
+            "parameters",
+            [(r.get("parameters_sha256") or "")[:16] for r in s],
+            "first digits of SHA-256",
+        ),
     ]
     return [r for r in rows if any(r[1])]
 
@@ -291,7 +299,7 @@ def _coverages(runs: Sequence[RunRecord], evaluations: Sequence[EvaluationRecord
 
 
 def _table(runs: Sequence[str], rows: Sequence[Row]) -> str:
-    """A table with a column per run; on a narrow screen, several runs are listed below a row."""
+    """Return a table with a column per run; a narrow screen shows the runs below each other."""
     several = len(runs) > 1
     lines = []
     if several:

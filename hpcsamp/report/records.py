@@ -22,11 +22,11 @@ from hpcsamp.sealing import text
 
 
 class MissingMaterialError(HpcsampError):
-    """A figure cannot be drawn because data are missing; the message names them."""
+    """Raised if a figure cannot be drawn because data are missing; the message names them."""
 
 
 class DoesNotApplyError(MissingMaterialError):
-    """A figure that does not exist for this kind of run, and is left out without a note."""
+    """Raised if a figure does not apply to this kind of run; it is left out without a note."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class EvaluationRecord:
     target: str = ""
 
     def of_target(self, target: str) -> EvaluationRecord:
-        """The evaluation of one of several targets, whose metrics are called ``NAME/metric``."""
+        """Return the evaluation of one of several targets, with metrics ``NAME/metric``."""
 
         def own(table: dict[str, Any]) -> dict[str, Any]:
             start = f"{target}/"
@@ -84,8 +84,8 @@ class EvaluationRecord:
     def open(self) -> Iterator[Any]:
         """Open the HDF5 file of the items, after checking its seal.
 
-        For the evaluation of one of several targets, the names of its arrays are given without the
-        name of the target.
+        For the evaluation of one of several targets, its arrays are accessed without the name of
+        the target.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class EvaluationRecord:
             yield OfTarget(f, self.target) if self.target else f
 
     def bins(self, *names: str) -> list[np.ndarray]:
-        """Arrays of the reliability table; null is read as NaN.
+        """Return arrays of the reliability table; null becomes NaN.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class EvaluationRecord:
 
 
 class OfTarget(Mapping[str, Any]):
-    """View of a file of predictions with the arrays of one of several targets, and common ones.
+    """View of a prediction file with the arrays of one target and those common to all targets.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class RunRecord:
     summary
         ``summary.json``; empty until the run has finished.
     owner
-        Name of the run, for which its files are sealed.
+        Name of the run, which is part of the seal of its files.
     """
 
     path: Path
@@ -175,7 +175,7 @@ class RunRecord:
         return self.path.resolve().name
 
     def setting(self, *keys: str, default: Any = None) -> Any:
-        """A value of the configuration, e.g. ``setting("loss", "temperature")``."""
+        """Return a value of the configuration, e.g. ``setting("loss", "temperature")``."""
         value: Any = self.config
         for key in keys:
             if not isinstance(value, dict) or key not in value:
@@ -223,9 +223,9 @@ class RunRecord:
         return f"{self.name}: {', '.join(parts + self.caveats)}"
 
     def series(self, event: str, key: str, axis: str = "step") -> tuple[np.ndarray, np.ndarray]:
-        """A logged value over steps or epochs.
+        """Return a logged value over steps or epochs.
 
-        A resumed run may have written a step twice: then the last line is used.
+        If a resumed run has written a step twice, the last line is used.
 
         Parameters
         ----------
@@ -306,7 +306,7 @@ def read_run(path: str | Path) -> RunRecord:
 
 
 def _events(file: Path, owner: str) -> list[dict[str, Any]]:
-    """Read the lines of ``metrics.jsonl`` without a last line that is incomplete after a kill."""
+    """Read the lines of ``metrics.jsonl``, except a last line left incomplete by a kill."""
     events, torn = text.read_lines(file, owner, unsealed=not owner)
     if torn:
         sys.stderr.write(f"hpcsamp: the last line of {file} is incomplete and was skipped\n")

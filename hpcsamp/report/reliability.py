@@ -85,13 +85,13 @@ def coverage_diagram(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
 
 
 def _line(evaluation: EvaluationRecord, **names: str) -> str:
-    """Write the given metrics in one line, without those that the evaluation does not have."""
+    """Format the metrics that the evaluation has in one line."""
     known = {key: evaluation.metrics.get(key) for key in names}
     return ", ".join(f"{names[k]} {v:.3f}" for k, v in known.items() if v is not None)
 
 
 def wilson(p: np.ndarray, n: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson interval of a binomial proportion.
+    """Return the Wilson interval of a binomial proportion.
 
     Parameters
     ----------

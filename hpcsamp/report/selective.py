@@ -22,7 +22,7 @@ _SCORES = {
 
 
 def risk_coverage_curve(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
-    """Draw the error rate of the most confident items over the fraction that is answered.
+    """Draw the error rate of the most confident items against the fraction that is answered.
 
     Raises
     ------

@@ -59,13 +59,13 @@ _RC: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Context manager in which new figures have this package's style."""
+    """Apply this package's style to figures created within the block."""
     with mpl.rc_context(_RC):
         yield
 
 
 def figure(width: float, height: float, dense: bool = False) -> Figure:
-    """An empty figure of the given size in inches, for files only (no display is needed).
+    """Return an empty figure of a size in inches, for files only (no display is needed).
 
     With ``dense``, there is little space between rows of axes.
     """
@@ -108,9 +108,9 @@ def integer_steps(axes: Axes) -> None:
 
 
 def same_scales(figures: Sequence[Figure]) -> None:
-    """Give corresponding panels of several figures the same limits, so that they can be compared.
+    """Set the same limits for corresponding panels of several figures, so they can be compared.
 
-    Panels with images keep theirs.
+    Panels with images keep their own limits.
     """
     for panels in zip(*(fig.axes for fig in figures), strict=False):
         if len(panels) < 2 or any(axes.images for axes in panels):
@@ -124,7 +124,7 @@ def same_scales(figures: Sequence[Figure]) -> None:
 
 
 def png(fig: Figure) -> bytes:
-    """A figure as PNG."""
+    """Return a figure as PNG."""
     content = io.BytesIO()
     fig.savefig(content, format="png", facecolor="white")
     return content.getvalue()

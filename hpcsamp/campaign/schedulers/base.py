@@ -23,14 +23,14 @@ Live = Literal["queued", "running"]
 
 
 class Seen(NamedTuple):
-    """A waiting or running element, as the scheduler sees it.
+    """State of a waiting or running array element in the scheduler.
 
     Attributes
     ----------
     word
-        Whether it waits or runs; an element in a state that is not known counts as running.
+        Whether it is waiting or running; an element in an unknown state counts as running.
     why
-        Why it waits, in the scheduler's words; empty if it runs, or this is not known.
+        The scheduler's reason why it is waiting; empty if it is running or there is no reason.
     """
 
     word: Live
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
 
 
 class SchedulerError(HpcsampError):
-    """Raised if a scheduler answers with an error, or not at all."""
+    """Raised if a scheduler returns an error or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Limits:
 
 
 class Scheduler(ABC):
-    """One kind of scheduler.
+    """Interface to a kind of scheduler.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Scheduler(ABC):
         Site of the scheduler.
     """
 
-    #: The scheduler's word for a partition.
+    #: The scheduler's term for a partition.
     partition_word: ClassVar[str] = "partition"
     #: File name suffix of job scripts.
     suffix: ClassVar[str] = "sh"
@@ -111,34 +111,34 @@ class Scheduler(ABC):
         taken
             Called with each job and its identifier as soon as the scheduler has accepted it.
         after
-            Jobs of former submissions that must end first. Given if ``site.at_once`` is set; the
+            Jobs of earlier submissions that must end first. Used if ``site.at_once`` is set; the
             arrays of this submission then also follow each other, so that the limit, which
-            schedulers know per array, holds for the campaign.
+            schedulers apply to each array, holds for the campaign.
 
         Raises
         ------
         SchedulerError
-            If the scheduler refuses a job; the previous ones are then submitted.
+            If the scheduler refuses a job; earlier jobs of the list remain submitted.
         """
 
     @abstractmethod
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """Return the elements of some jobs that wait or run."""
+        """Return the waiting or running elements of some jobs."""
 
     def look(self, jobs: Sequence[str]) -> dict[Element, Seen]:
-        """Return the elements of some jobs that wait or run, and why they wait."""
+        """Return the waiting or running elements of some jobs, and why they are waiting."""
         return {element: Seen(word) for element, word in self.live(jobs).items()}
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
-        """Return why elements ended, e.g. ``TIMEOUT``, as far as the scheduler still knows."""
+        """Return why elements ended, e.g. ``TIMEOUT``, if the scheduler still knows."""
         return {}
 
     def used(self, jobs: Sequence[str]) -> dict[Element, Used]:
-        """Return what elements have used, as far as the scheduler accounts for it."""
+        """Return the resources used by elements, as far as the scheduler records them."""
         return {}
 
     def find(self, name: str, script: Path, identity: str = "") -> str | None:
-        """Find a waiting or running job of anybody; return its identifier or None.
+        """Find a waiting or running job of any user; return its identifier or None.
 
         Needed after a submission was killed before it could record the scheduler's answer.
 
@@ -149,7 +149,7 @@ class Scheduler(ABC):
         script
             Path of its script.
         identity
-            Its :func:`~hpcsamp.campaign.render.identity`; empty for jobs of former versions, which
+            Its :func:`~hpcsamp.campaign.render.identity`; empty for jobs of earlier versions, which
             are found by name and script.
         """
         return None
@@ -164,7 +164,7 @@ class Scheduler(ABC):
         Raises
         ------
         SchedulerError
-            If the scheduler can cancel whole jobs only.
+            If the scheduler can only cancel whole jobs.
         """
         raise SchedulerError(f"{type(self).__name__} cannot cancel single points of a job")
 
@@ -239,14 +239,14 @@ def check_limits(shapes: Iterable[Shape], site: Site, limits: Limits, word: str)
     for shape in shapes:
         if shape.job_minutes > longest:
             raise UsageError(f"{_asked(shape)}: no {word} allows that long ({allowed})")
-        # of several partitions, a job needs one that allows all it asks for
+        # of several partitions, a job needs one that allows all its resources
         faults = [_fault(shape, site, limits, name, word) for name in names]
         if faults and all(faults):
             raise UsageError(f"{'; '.join(dict.fromkeys(faults))} ({allowed})")
 
 
 def _fault(shape: Shape, site: Site, limits: Limits, name: str, word: str) -> str:
-    """Return what a partition does not allow; empty if it allows the resources."""
+    """Return the reasons why a partition does not allow the resources; empty if it does."""
     if shape.job_minutes > limits.minutes[name]:
         here = _minutes(limits.minutes[name])
         return f"{_asked(shape)}: {word} {name} allows {here}"

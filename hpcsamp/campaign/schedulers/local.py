@@ -1,4 +1,4 @@
-"""Local scheduler: points run on this machine, as many at the same time as its cores allow.
+"""Local scheduler: run points on this machine, as many at the same time as its cores allow.
 
 A background process (:mod:`.runner`) starts the points; it survives the shell and ends with the
 last point.
@@ -31,13 +31,13 @@ from hpcsamp.sealing import text
 
 
 class Local(Scheduler):
-    """Points in parallel on this machine. A job's identifier is the path of its script."""
+    """Runs points in parallel on this machine. A job's identifier is the path of its script."""
 
     template = '{% extends "local.j2" %}'
     reads_header = False
 
     def limits(self) -> Limits:
-        """Return no limits."""
+        """Return empty limits: there are none."""
         return Limits(0, {})
 
     def submit(
@@ -114,7 +114,7 @@ class Local(Scheduler):
         return str(script) if alive(script.parent) is not None else None
 
     def cancel_elements(self, elements: Sequence[Element]) -> None:
-        """Ask the runners to stop or to leave out points; wait until they have done so."""
+        """Ask the runners to stop or skip points, and wait until they have done so."""
         for job, index in elements:
             with (Path(job).parent / DROPPED).open("a") as f:
                 f.write(f"{Path(job).name} {index}\n")

@@ -21,8 +21,8 @@ from hpcsamp.campaign.schedulers.base import (
 )
 from hpcsamp.config import seconds
 
-#: States in which a job has ended, and in which it waits. In any other state, also one that is not
-#: known, a job counts as running, so that nothing is started twice.
+#: States in which a job has ended, and in which it waits. In any other state, even an unknown one,
+#: a job counts as running, so that nothing is started twice.
 _ENDED, _QUEUED = set("FXC"), set("QHWTM")
 
 #: Negative exit codes with which PBS ends a job that exceeds its resources.
@@ -72,11 +72,11 @@ class PBS(Scheduler):
             before = [out] if self.site.at_once else []
 
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """Read which elements wait or run."""
+        """Return the waiting or running elements."""
         return {element: seen.word for element, seen in self.look(jobs).items()}
 
     def look(self, jobs: Sequence[str]) -> dict[Element, Seen]:
-        """Read the states of array elements, and why they wait, from ``qstat -t``."""
+        """Read the states of array elements, and why they are waiting, from ``qstat -t``."""
         found = {}
         for element, facts in self._elements(jobs).items():
             state = facts.get("job_state", "?")

@@ -1,8 +1,8 @@
 """Runner of the local scheduler: ``python -m hpcsamp.campaign.schedulers.runner FOLDER``.
 
-Starts the points of one submission in order, as many at the same time as the cores and ``at_once``
-allow, restarts points that stop early (exit code 75), and ends with the last point. On TERM it
-stops its points, which have time to write a checkpoint.
+The runner starts the points of one submission in order, as many at the same time as the cores and
+``at_once`` allow, restarts points that stop early (exit code 75), and ends with the last point. On
+TERM it stops its points, which have time to write a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hpcsamp.sealing import text
 QUEUE, STATE, DROPPED = "local.json", "local-state.json", "local-dropped.txt"
 AGAIN = 75
 GRACE = 20.0
-"""Seconds that points have to stop when the runner ends."""
+"""Seconds that points have for stopping when the runner ends."""
 
 Place = tuple[int, int]  # array, index
 
@@ -83,7 +83,7 @@ class Runner:
         return self.order[self.next : self.next + 1] or self.again[:1]
 
     def _drop(self) -> bool:
-        """Read which points are to be left out or stopped."""
+        """Read which points to skip or stop."""
         try:
             with (self.folder / DROPPED).open() as f:
                 f.seek(self._read)
@@ -122,14 +122,14 @@ class Runner:
         return changed
 
     def _full(self, cores: int, others: int = 0, taken: int = 0) -> bool:
-        """Whether one more point of some cores would be too many, beside others of the campaign."""
+        """Whether another point with this many cores would exceed the limits of the campaign."""
         used = taken + sum(self.arrays[a]["cores"] for a, _ in self.running)
         too_many = others + len(self.running) >= self.at_once
         return too_many or (used > 0 and used + cores > self.cores)
 
     @contextlib.contextmanager
     def _with_others(self) -> Iterator[tuple[int, int]]:
-        """Points and cores of the campaign's other runners, while none of them can start more."""
+        """Yield points and cores of the campaign's other runners, which start none meanwhile."""
         folder = os.open(self.folder.parent, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # some file systems have no locks
@@ -217,7 +217,7 @@ class Runner:
 
 
 def alive(folder: Path) -> dict[str, Any] | None:
-    """Return the state of the runner of a submission; None if it has ended."""
+    """Return the state of a submission's runner; None if it has ended."""
     if not (folder / STATE).exists():
         return None
     try:

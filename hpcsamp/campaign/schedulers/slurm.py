@@ -19,7 +19,7 @@ from hpcsamp.campaign.schedulers.base import (
 from hpcsamp.campaign.schedulers.usage import SACCT, Used, of_sacct
 from hpcsamp.config import seconds
 
-#: States in which a job has ended for good, and in which it waits. In any other state, also one
+#: States in which a job has ended for good, and in which it waits. In any other state, even one
 #: that a later version of Slurm adds, a job counts as running, so that nothing is started twice.
 _ENDED = {
     "BOOT_FAIL",
@@ -91,7 +91,7 @@ class Slurm(Scheduler):
             before = [number] if self.site.at_once else []
 
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """Read which elements wait or run."""
+        """Return the waiting or running elements."""
         return {element: seen.word for element, seen in self.look(jobs).items()}
 
     def look(self, jobs: Sequence[str]) -> dict[Element, Seen]:
@@ -110,7 +110,7 @@ class Slurm(Scheduler):
         return found
 
     def _queue(self, jobs: list[str]) -> str:
-        """Ask ``squeue`` for jobs; it fails if asked for a single one that it has forgotten."""
+        """Query ``squeue`` for jobs; it fails for a single job that it no longer knows."""
         if not jobs:
             return ""
         try:
@@ -123,7 +123,7 @@ class Slurm(Scheduler):
         return "".join(self._queue([job]) for job in jobs) if len(jobs) > 1 else ""
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
-        """Read end states from ``sacct``, or without accounting from ``scontrol``."""
+        """Read the final states from ``sacct``, or from ``scontrol`` without accounting."""
         if not jobs:
             return {}
         try:
@@ -144,7 +144,7 @@ class Slurm(Scheduler):
         return found
 
     def used(self, jobs: Sequence[str]) -> dict[Element, Used]:
-        """Read times, memory and energy of all starts from ``sacct``; nothing without it."""
+        """Read times, memory and energy of all starts from ``sacct``; empty without accounting."""
         if not jobs:
             return {}
         try:

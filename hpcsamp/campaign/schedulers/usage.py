@@ -1,4 +1,4 @@
-"""What a scheduler's accounting recorded of an element: time, CPU time, memory, energy."""
+"""Resources of an array element in the scheduler's accounting: times, memory and energy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _UNITS = {"": 1 / 1024**2, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 
 @dataclass(frozen=True)
 class Used:
-    """Resources that an element of an array has used, over all its starts.
+    """Resources used by an element of an array over all its starts.
 
     Attributes
     ----------
     seconds
-        Wall-clock time for which it held its resources, in seconds.
+        Wall-clock time of its allocation in seconds.
     cpu_seconds
         CPU time of all its processes in seconds; None if it was not measured.
     memory
@@ -36,8 +36,8 @@ class Used:
 def of_sacct(text: str) -> dict[tuple[str, int], Used]:
     """Read the output of ``sacct -n -P -D -o`` with the columns :data:`SACCT`.
 
-    Times and energies of the starts of an element are added (``-D`` lists each of them); of the
-    memory of its steps, which have lines of their own, the largest counts.
+    Times and energies of the starts of an element are added (``-D`` lists each of them); the memory
+    is the largest of its steps, which have lines of their own.
     """
     found: dict[tuple[str, int], Used] = {}
     for line in text.splitlines():

@@ -23,7 +23,7 @@ K = TypeVar("K", str, tuple[str, int])
 
 
 def ranks_of(run: RunRecord) -> tuple[str, int]:
-    """Strategy and number of ranks of a run, from its summary."""
+    """Return the strategy and the number of ranks of a run, from its summary."""
     s = run.summary
     if "world_size" not in s:
         raise MissingMaterialError(f"{run.path} has no summary.json yet")
@@ -31,7 +31,7 @@ def ranks_of(run: RunRecord) -> tuple[str, int]:
 
 
 def batch_of(run: RunRecord) -> int:
-    """Global batch of a run: items per step over all data groups."""
+    """Return the global batch of a run: items per step over all data groups."""
     return int(run.setting("data", "batch", default=64))
 
 
@@ -111,7 +111,7 @@ def _together(runs: Sequence[RunRecord], key: Callable[[RunRecord], K]) -> dict[
 
 
 def series(run: RunRecord, metric: str, over: str) -> tuple[np.ndarray, np.ndarray]:
-    """A validation metric over ``"epoch"``, or over ``"time"``, the training time in seconds.
+    """Return a validation metric over ``"epoch"``, or over ``"time"``, in seconds of training.
 
     The time is the number of steps times their median duration, without evaluations and
     checkpoints.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A figure: its title, and the function that draws it from paths."""
+    """A figure of the paper: its title and the function that draws it from paths."""
 
     title: str
     make: Callable[[Sequence[Path], str], Figure]
@@ -101,7 +101,7 @@ def draw(name: str, paths: Sequence[Path], out: Path) -> list[Path]:
     Raises
     ------
     UsageError
-        If there is no such figure, or the data for it are missing.
+        If there is no such figure, or its data are missing.
     """
     if name not in (*FIGURES, TABLE):
         raise UsageError(f"--figure {name}: choose one of {', '.join([*FIGURES, TABLE])}")

@@ -1,4 +1,4 @@
-"""Figures 4, 9 and 10, and of model ranks: strong scaling (speed-up), weak scaling (efficiency).
+"""Figures 4, 9, 10 and of model ranks: strong scaling (speed-up) and weak scaling (efficiency).
 
 ``S(p) = T1(n) / Tp(n)`` and ``E(p) = T1(n) / Tp(n p)`` (section 6 of the paper), where ``T`` is the
 time of an epoch.
@@ -22,12 +22,12 @@ COLOURS = {
 }  # fmt: skip
 MARKS = {"sampling": "o", "data": "s", "hybrid": "^", "model": "D"}
 LINES = {1: "-", 2: "--", 4: "-."}
-"""By model ranks, where records of several M are drawn together."""
+"""Line styles by number of model ranks, used if records of several M are drawn together."""
 
 JIGSAW = {1: (0.66, 0.51), 2: (0.90, 0.68), 4: (0.94, 0.72)}
-"""Published weak-scaling efficiencies of WeatherMixer in M parts, on 8 and on 256 GPUs (A100).
+"""Published weak-scaling efficiencies of WeatherMixer on M model ranks, with 8 and 256 A100 GPUs.
 
-Source: Kieckhefen et al. 2025 (arXiv 2507.05753). Its instances share data, not samples.
+Source: Kieckhefen et al. 2025 (arXiv 2507.05753). Its replicas split the data, not the samples.
 """
 
 JIGSAW_RANKS = (8, 256)
@@ -46,7 +46,7 @@ class Curve:
     low, high
         Range of the values over rounds.
     model_size
-        Model ranks M of each point but the first.
+        Number of model ranks M of each point but the first.
     """
 
     grid: str
@@ -59,7 +59,7 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """Grid, and M if there are several model ranks."""
+        """Name of the grid, with M if there are several model ranks."""
         return self.grid if self.model_size == 1 else f"{self.grid}, M = {self.model_size}"
 
 
@@ -95,16 +95,16 @@ def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
 
 
 def _model_size(r: dict[str, Any]) -> int:
-    return int(r.get("model_group_size", 1))  # former records have none
+    return int(r.get("model_group_size", 1))  # records of earlier versions have no such key
 
 
 def _kinds(records: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
-    """M and grid of the curves, in the order of the legend."""
+    """Return M and grid of each curve, in the order of the legend."""
     return [(m, grid) for m in sorted({_model_size(r) for r in records}) for grid in COLOURS]
 
 
 def _base(r: dict[str, Any], alone: Sequence[dict[str, Any]], mode: str) -> dict[str, Any] | None:
-    """The record of one rank that is the baseline of a record in a mode; None if there is none."""
+    """Return the one-rank record that is the baseline of a record in a mode, or None."""
     if r.get("mode") and r["mode"] != mode:
         return None
     p = r["world_size"]
@@ -129,16 +129,16 @@ def _measure(base: dict[str, Any], r: dict[str, Any], mode: str) -> tuple[float,
 
 
 def scaling(records: Sequence[dict[str, Any]], title: str, published: bool = False) -> Figure:
-    """Draw speed-up (above) and efficiency (below) with their ideals, or the one that exists.
+    """Draw speed-up (above) and efficiency (below) with their ideals, or the one with records.
 
     Parameters
     ----------
     records
-        Of one workload.
+        Records of one workload.
     title
         Heading of the figure.
     published
-        Whether to draw the published efficiencies of Jigsaw beside these.
+        Whether to also draw the published efficiencies of Jigsaw.
     """
     found = curves(records)
     speed = [c for c in found if c.mode != "proportional"]

@@ -17,7 +17,7 @@ NAMES = {"data": "data parallelism", "sampling": "sampling parallelism"}
 
 @dataclass(frozen=True)
 class ScalingTable:
-    """Means over seeds by strategy and global batch; ``None`` if there is no run."""
+    """Return means over seeds by strategy and global batch; ``None`` if there is no run."""
 
     batches: tuple[int, ...]
     rows: dict[str, tuple[float | None, ...]]
@@ -25,7 +25,7 @@ class ScalingTable:
     seeds: int
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """Return the table in Markdown."""
         head = ["method / global batch", *map(str, self.batches)]
         lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
         for name, values in self.rows.items():
@@ -35,7 +35,7 @@ class ScalingTable:
         return f"{title}{'s' * (self.seeds > 1)}\n\n" + "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """The table as CSV."""
+        """Return the table as CSV."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["method", *self.batches])
@@ -63,7 +63,7 @@ def calibration(runs: Sequence[RunRecord], split: str = "test") -> ScalingTable:
             found.setdefault((ranks_of(run)[0], batch_of(run)), []).append(float(metrics["mace"]))
     if not found:
         raise MissingMaterialError(
-            "no run has the metric mace, which is computed when a classifier is evaluated"
+            "no run has the metric mace, which the evaluation of a classifier computes"
         )
     batches = tuple(sorted({batch for _, batch in found}))
     rows = {

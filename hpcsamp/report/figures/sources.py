@@ -15,7 +15,7 @@ RECORDS = ("scaling*.jsonl", "scaling.json")
 
 
 def folders(paths: Sequence[Path]) -> list[Path]:
-    """Expand paths to run folders: a campaign (file or folder) stands for the runs of its points.
+    """Return the run folders that paths refer to: a campaign stands for the runs of its points.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 
 def strategy(sample_size: int, data_size: int) -> str:
-    """Name of the parallelism of a grid: sampling, data, hybrid or one rank."""
+    """Return the name of a grid's parallelism: sampling, data, hybrid or one rank."""
     if sample_size * data_size == 1:
         return "one rank"
     if data_size == 1:
