@@ -10,8 +10,8 @@ loss (data term and KL / N) with respect to ``m`` and ``log sigma``, a step is
 (Shen et al. 2024, "Variational Learning is Effective for Large Deep Networks", Algorithm 1.) Their
 Hessian is ``h = p - delta`` with ``delta = 1 / (N prior_std^2)``. Their estimate of it is
 ``(d data / d log sigma) / sigma^2``, and its difference from ``h`` is ``s / sigma^2`` of the whole
-loss, so that a step needs only the two sums that mean-field VI exchanges. The step is elementwise.
-The gradient of the prior takes part in the momentum.
+loss, so a step needs only the two sums that mean-field VI exchanges. The step is elementwise. The
+momentum includes the gradient of the prior.
 """
 
 from __future__ import annotations

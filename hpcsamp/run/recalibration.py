@@ -33,7 +33,7 @@ class Entry:
     dataset
         Calibration set: ``path``, ``uid``, ``split``, ``items``, and ``sha256`` of its shards.
     targets
-        Recalibration of each target by its name; ``y`` if there is one target.
+        Recalibration of each target by its name; ``y`` if there is only one target.
     """
 
     parameters: str

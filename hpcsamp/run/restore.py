@@ -87,7 +87,7 @@ def restore(
         trained = Trained.read(folder, config)
         if saved["dataset"] != trained.manifest.uid:
             raise CheckpointError(
-                f"checkpoint {path} was trained on dataset {saved['dataset']}, "
+                f"checkpoint {path} was trained on dataset {saved['dataset']}, but "
                 f"{trained.path} is {trained.manifest.uid}; choose another dataset with --data"
             )
     with together(topology.world), in_turn(topology):

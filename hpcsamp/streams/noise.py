@@ -47,7 +47,7 @@ def form(device: torch.device) -> str:
     Raises
     ------
     UsageError
-        If ``HPCSAMP_NOISE`` is neither, or is not available on this device.
+        If ``HPCSAMP_NOISE`` is neither of these, or is not available on this device.
     """
     asked = os.environ.get("HPCSAMP_NOISE") or ("native" if device.type == "cpu" else "portable")
     if asked not in FORMS:

@@ -1,4 +1,4 @@
-"""Warn where a predictive distribution is worse than a constant normal distribution."""
+"""Warn if a predictive distribution is worse than a constant normal distribution."""
 
 from __future__ import annotations
 

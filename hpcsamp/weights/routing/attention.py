@@ -64,7 +64,7 @@ def dropped_multi_head(now: Now, *args: Any, **named: Any) -> Any:
 
 
 def multi_head(now: Now, *args: Any, **named: Any) -> Any:
-    """Multi-head attention; torch's own would call attention without routing it."""
+    """Multi-head attention; torch's own function would call attention without routing the call."""
     with now.again():
         return multi_head_attention(*args, **named)
 

@@ -68,7 +68,7 @@ class Call:
         raise OtherCallsError(f"{self.name} of shape {tuple(shape)}")
 
     def spread(self, values: Tensor) -> Tensor:
-        """Return ``(k, *shape)`` from ``(k, B, numbers of an item)``."""
+        """Reshape ``(k, B, n)`` numbers, n per item, to ``(k, *shape)``."""
         assert self.axis is not None
         values = shaped(values, self.shape)
         return values.movedim(1, self.axis + 1).flatten(self.axis + 1, self.axis + 2)

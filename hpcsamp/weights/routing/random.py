@@ -203,7 +203,7 @@ def exponential_(now: Now, target: Any, lambd: float = 1.0, **named: Any) -> Any
 
 
 def log_normal_(now: Now, target: Any, mean: float = 1.0, std: float = 2.0, **named: Any) -> Any:
-    """Exponentials of normal numbers."""
+    """Log-normal numbers: exponentials of normal ones."""
     if _other(named) or target.dtype not in KINDS:
         return NotImplemented
     z = _drawn(now, "log_normal_", target.shape, Normal(target.dtype), target.device)
