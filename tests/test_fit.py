@@ -339,7 +339,7 @@ def test_members_of_an_ensemble_are_made_one_by_one(tmp_path):
     posterior = hs.fit(lambda: nn.Linear(3, 1), (X, LINE), output=tmp_path / "run", **many)
     weights = posterior.run.method.weights
     assert len({tuple(row) for row in weights.tolist()}) == 3
-    with pytest.raises(UsageError, match=r"same network; give each initial weights"):
+    with pytest.raises(UsageError, match=r"same network; give each member its own initial weights"):
         hs.fit(net(), (X, LINE), output=tmp_path / "copies", **many)
 
 

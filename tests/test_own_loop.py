@@ -101,7 +101,7 @@ def test_the_parameters_must_be_those_of_the_method():
     beside = nn.Parameter(torch.zeros(1).double())
     wrong = {
         "2 of the 2 parameters of SGD are not": other.parameters(),
-        r"2 of the 2 .*make it of method.parameters\(\)": method.module.parameters(),
+        r"2 of the 2 .*create it from method.parameters\(\)": method.module.parameters(),
         "1 of the 3 parameters": [*method.parameters(), beside],
         "lacks 'log_std' of the MeanField": [method.mean],
     }
@@ -142,7 +142,7 @@ def test_shards_must_be_those_of_the_method():
         distribute(sgd(method), Alone(), method, updates=shards)
     optimizer = torch.optim.SGD(shards.parts, lr=0.1)
     distribute(optimizer, Alone(), method, updates=shards)
-    with pytest.raises(UsageError, match=r"closure.* cannot be had with shards"):
+    with pytest.raises(UsageError, match=r"closure.* cannot be used with shards"):
         optimizer.step(lambda: 0.0)
     take(method, optimizer)
     method.mean.data = method.mean.data.clone()
@@ -152,7 +152,7 @@ def test_shards_must_be_those_of_the_method():
 
 def test_an_optimiser_that_needs_a_closure_cannot_train_members_apart():
     members = ensemble()
-    with pytest.raises(UsageError, match="LBFGS looks at all weights together"):
+    with pytest.raises(UsageError, match="LBFGS uses all weights together"):
         distribute(torch.optim.LBFGS(members.parameters()), Alone(), members)
 
 

@@ -106,7 +106,7 @@ def gradients_and_their_clipping_are_those_of_one_process(grid, sharded):
     for mine, serial in zip(methods(own), methods(range(S)), strict=True):
         of_members = isinstance(serial, Ensemble)
         if sharded and of_members:
-            with pytest.raises(UsageError, match="nothing in common to divide"):
+            with pytest.raises(UsageError, match="no common state to divide"):
                 updates_of(mine, c, sharded=True)
             continue
         wanted = {}

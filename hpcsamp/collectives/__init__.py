@@ -1,4 +1,4 @@
-"""Sums and gathers over ranks, and the exchange of gradients, by one of several transports."""
+"""Sums and gathers over ranks and the exchange of gradients, with one of several transports."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
     ----------
     name
         One of :data:`hpcsamp.names.TRANSPORTS`, ``package.module:Class``, or ``"auto"``: for
-        several ranks Horovod, if it works on all of them and was built for their devices (gradients
-        below a mebibyte by MPI); else torch.distributed on GPUs, if each rank has its own, and
-        mpi4py otherwise. If it is not Horovod, rank 0 writes one line that says why.
+        several ranks, Horovod if it works on all of them and was built for their devices (gradients
+        below a mebibyte are exchanged with MPI); otherwise torch.distributed on GPUs if each rank
+        has its own, and else mpi4py. If it is not Horovod, rank 0 writes the reason in one line.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def choose(topology: Topology, name: str = "auto") -> Collectives:
 
 
 def _first(topology: Topology) -> tuple[Collectives, list[str]]:
-    """The first transport that can be used, and why those before it cannot."""
+    """Return the first transport that can be used, and why those before it cannot."""
     why: list[str] = []
     try:
         return HorovodCollectives(topology, SMALL), why

@@ -22,7 +22,7 @@ class Apart:
     Parameters
     ----------
     method, collectives
-        Any method. Methods without members, and those that train with noise, are not checked.
+        Any method. Methods without members and methods that train with noise are not checked.
     """
 
     def __init__(self, method: Method, collectives: Collectives) -> None:
@@ -40,12 +40,12 @@ class Apart:
         self._equal = len(set().union(*everyone)) == 1
 
     def check(self, gradient: FlatGradient) -> None:
-        """Compare the first gradients of members that started equal.
+        """Compare the first gradients of members that started from equal weights.
 
         Raises
         ------
         UsageError
-            On all ranks, if the gradients are equal too.
+            On all ranks, if the gradients are also equal.
         """
         if not self._equal:
             return
@@ -64,8 +64,9 @@ class Apart:
         raise agreed(
             UsageError(
                 f"the {len(found)} members of {name} start from equal weights and have equal "
-                f"gradients, so that all of them would become the same network; give each initial "
-                f"weights of its own, {name}(lambda s: network_of_member(s), ...), in hs.fit by a "
+                f"gradients, so that all of them would become the same network; give each member "
+                f"its own initial weights, {name}(lambda s: network_of_member(s), ...), in "
+                f"hs.fit by a "
                 f"function that makes the network, hs.fit(lambda: Net(), ...)"
                 f"{', or prior_std and anchored=True' * hasattr(self.method, 'anchors')}"
             ),

@@ -1,9 +1,9 @@
-"""Interface of the exchanges between ranks for losses and optimisers, and its autograd functions.
+"""Interface of exchanges between ranks for losses and optimisers, with autograd functions.
 
 There are two kinds of exchange. Small statistics are exchanged within the sample group, inside the
 loss, and are differentiable in the sense of law 2: the forward pass returns the value of the group,
-the backward pass reaches this rank's own samples only. Gradients are exchanged once per step over
-all ranks, as one flat tensor.
+and the backward pass reaches only this rank's own samples. Gradients are exchanged once per step
+over all ranks, as one flat tensor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Collectives(ABC):
         Values that the loss of this rank assumes to be the same on all ranks, by name. They are
         compared with each gradient (:mod:`hpcsamp.collectives.sameness`).
     step_seconds
-        Seconds of compute in a step on this rank, None before they are known. A transport may
+        Seconds of compute per step on this rank; None before they are known. A transport may
         derive its settings from them when it starts.
     """
 
@@ -57,7 +57,7 @@ class Collectives(ABC):
 
     @cached_property
     def claims(self) -> dict[str, Any]:
-        """See the class."""
+        """Initialise the attributes, see the class."""
         return {}
 
     # Implemented by transports, without autograd --------------------------------------------
@@ -72,20 +72,20 @@ class Collectives(ABC):
 
     @abstractmethod
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Concatenate ``(counts[r], ...)`` of each of some ranks along axis 0, in their order."""
+        """Concatenate ``(counts[r], ...)`` tensors of some ranks along axis 0, in rank order."""
 
     @abstractmethod
     def tell(self, thing: Any, over: Over) -> list[Any]:
-        """Gather one small object from each of some ranks, in their order."""
+        """Gather one small object from each of some ranks, in rank order."""
 
     @abstractmethod
     def copy_first_(self, x: Tensor, over: Over) -> None:
-        """Overwrite a tensor with that of the first of some ranks, in place."""
+        """Overwrite a tensor in place with that of the first of some ranks."""
 
     # Transports may override these with faster ones -------------------------------------------
 
     def expect(self, size: int) -> None:  # noqa: B027  (a transport may have nothing to prepare)
-        """Called once before gradients are exchanged. Collective over the world.
+        """Prepare for exchanges of gradients; called once. Collective over the world.
 
         Parameters
         ----------
@@ -98,19 +98,19 @@ class Collectives(ABC):
         self.sum_(x, over)
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin :meth:`sum_gradient_` of a tensor that is left alone until it is complete.
+        """Begin :meth:`sum_gradient_` of a tensor, which must not change until it is complete.
 
         Returns
         -------
         Callable
-            Waits for the sum. Other sums over the same ranks may begin before that, in the same
-            order on all of them.
+            Function that waits for the sum. Other sums over the same ranks may begin before that,
+            in the same order on all of them.
         """
         self.sum_gradient_(x, over)
         return _nothing
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Sum a flat tensor over some ranks, of which the r-th receives ``counts[r]`` numbers."""
+        """Sum a flat tensor over some ranks; the r-th of them receives ``counts[r]`` numbers."""
         whole = x.clone()
         self.sum_(whole, over)
         return whole.split(list(counts))[self.place(over)].clone()
@@ -121,14 +121,14 @@ class Collectives(ABC):
         Returns
         -------
         Callable
-            Waits for the result and returns it. Other exchanges over the same ranks may begin
-            before that, in the same order on all of them.
+            Function that waits for the result and returns it. Other exchanges over the same ranks
+            may begin before that, in the same order on all of them.
         """
         found = self.gather(x, counts, over)
         return lambda: found
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
-        """Fill a flat tensor of which the r-th of some ranks has ``counts[r]`` numbers."""
+        """Fill a flat tensor, of which the r-th of some ranks holds ``counts[r]`` numbers."""
         x.copy_(self.gather(x.split(list(counts))[self.place(over)], counts, over))
 
     def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
@@ -194,7 +194,7 @@ class Collectives(ABC):
         return _GatherOverSamples.apply(x, counts, self) if self.sample_size > 1 else x
 
     def sum_over_model(self, x: Tensor) -> Tensor:
-        """Sum over the ranks that hold the network, and its outputs, in parts; backward: identity.
+        """Sum over model ranks, which hold parts of the outputs; the backward is the identity.
 
         As with :meth:`sum_over_samples`, each rank evaluates the whole loss and has the gradient of
         its own part of the outputs.
@@ -202,7 +202,7 @@ class Collectives(ABC):
         return _SumOver.apply(x, self, "model") if self.model_size > 1 else x
 
     def gather_over_model(self, x: Tensor, parts: Sequence[Part]) -> Tensor:
-        """Gather a tensor that model ranks hold in parts; backward: the own part of the gradient.
+        """Gather a tensor that model ranks hold in parts; the backward pass takes this rank's part.
 
         Parameters
         ----------
@@ -214,14 +214,14 @@ class Collectives(ABC):
         return _GatherOverModel.apply(x, parts, self) if self.model_size > 1 else x
 
     def mean_over_data(self, x: Tensor) -> Tensor:
-        """Mean over the data group, without gradient."""
+        """Return the mean over the data group, without gradient."""
         y = x.detach().clone(memory_format=torch.contiguous_format)
         if self.data_size > 1:
             self.sum_(y, "data")
         return y / self.data_size
 
     def reduce_gradient_(self, flat: Tensor, over: Over = "replicas") -> None:
-        """Turn the ranks' gradients into the sequential one: sum over samples, mean over data.
+        """Convert the ranks' gradients to the sequential one: sum over samples, mean over data.
 
         Parameters
         ----------
@@ -233,7 +233,7 @@ class Collectives(ABC):
         self.average_(flat)
 
     def average_(self, flat: Tensor) -> None:
-        """Turn a gradient that was summed over ranks into the mean over data, in place."""
+        """Convert a gradient summed over ranks to the mean over data, in place."""
         if self.data_size > 1:
             flat.div_(self.data_size)
 
@@ -248,12 +248,12 @@ class Alone(Collectives):
     Parameters
     ----------
     topology
-        The grid, which must be of one rank; None if there is none.
+        The grid, which must have one rank; None without a grid.
 
     Raises
     ------
     UsageError
-        If there are other ranks.
+        If the grid has more than one rank.
     """
 
     name = "none"
@@ -270,10 +270,10 @@ class Alone(Collectives):
         self.whole_job = whole_job(topology.world)
 
     def sum_(self, x: Tensor, over: Over) -> None:
-        """Do nothing: this process has the sum."""
+        """Do nothing: with one process, the tensor is the sum."""
 
     def max_(self, x: Tensor, over: Over) -> None:
-        """Do nothing: this process has the maximum."""
+        """Do nothing: with one process, the tensor is the maximum."""
 
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
         """Return the tensor: this process has all rows."""

@@ -1,9 +1,9 @@
-"""Exchange the gradient of late layers while the backward pass of the earlier ones goes on.
+"""Exchange the gradient of late layers while the backward pass of earlier layers continues.
 
 The flat gradient is cut into buckets of whole parameters, the last ones first, because a backward
 pass begins with the last layers. A bucket is sent when all of its parameters have their gradient
-and the buckets before it were sent: ranks send the same buckets in the same order, whatever the
-order and time in which their own layers end.
+and the buckets before it were sent: ranks send the same buckets in the same order, no matter in
+which order and when their own layers finish.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_buckets(buckets: Any, method: Method, updates: Updates) -> UsageError 
 
 
 class Buckets:
-    """Sums of stretches of a flat gradient over the ranks that hold the same weights.
+    """Sums of contiguous parts of a flat gradient over the ranks that hold the same weights.
 
     Parameters
     ----------
@@ -67,18 +67,18 @@ class Buckets:
         self._finite: list[Tensor] = []
 
     def wrote(self, p: nn.Parameter) -> None:
-        """Note that the gradient of a parameter is complete; send what has become complete.
+        """Record that the gradient of a parameter is complete, and send buckets that are complete.
 
         Raises
         ------
         UsageError
-            If it was written to after its bucket was sent.
+            If the gradient was written to after its bucket was sent.
         """
         place = self._of[id(p)]
         if place < len(self._waits):
             raise UsageError(
-                "a gradient was added to twice in one backward pass, and its exchange had begun: "
-                "set parallel.buckets = 1"
+                "a gradient was added to twice in one backward pass, after its exchange had "
+                "begun: set parallel.buckets = 1"
             )
         if self._gradient.is_view(p):  # otherwise it is copied at the end
             self._left[place] -= 1
@@ -86,7 +86,7 @@ class Buckets:
             self._send()
 
     def send_rest(self) -> bool:
-        """Send what was not sent, wait for all, and return whether this rank's were finite.
+        """Send the remaining buckets, wait for all, and return whether this rank's were finite.
 
         The gradient must have been collected. It is then that of all ranks.
         """
@@ -106,7 +106,7 @@ class Buckets:
 
 
 def _cut(gradient: FlatGradient, count: int) -> tuple[list[slice], list[Sequence[nn.Parameter]]]:
-    """Return the stretches of the flat gradient and their parameters, the last ones first."""
+    """Return the buckets of the flat gradient and their parameters, the last ones first."""
     parameters, starts = gradient.parameters, [place.start for place in gradient.places]
     stretches, members = list[slice](), list[Sequence[nn.Parameter]]()
     stop, last = len(gradient.flat), len(parameters)

@@ -1,4 +1,4 @@
-"""Exchanges of a method with its data group while it evaluates samples."""
+"""Exchanges within the data group while a method evaluates samples."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Train a method on several ranks with an ordinary torch optimiser.
 
-Gradients are exchanged at the end of each backward pass, so that ``.grad`` holds that of all ranks
-before anybody looks at it: a ``GradScaler``, a user's own clipping, or ``optimizer.step(closure)``
-do the same on every rank, and on any grid.
+Gradients are exchanged at the end of each backward pass, so that ``.grad`` is the gradient of all
+ranks before any code reads it: a ``GradScaler``, a user's own clipping, and
+``optimizer.step(closure)`` behave in the same way on every rank and on any grid.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ def distribute(
 ) -> torch.optim.Optimizer:
     """Make an optimiser train a method with the gradient of all ranks. Collective over the world.
 
-    All ranks start from the first one's weights, frozen parameters and buffers (where each sample
-    has weights of its own, the ranks of a data group do). The optimiser stays a torch optimiser, so
-    schedules and state dictionaries work as ever. Each backward pass ends with one exchange, in
-    which its gradient is summed over samples and averaged over data and then added to ``.grad``;
-    several backward passes before a step (over micro-batches) thus add up, and draw the same noise.
-    ``optimizer.step()`` advances ``method.step``, so that the next one draws anew. Gradients that
-    were assigned by hand are exchanged by the step.
+    All ranks start from the weights, frozen parameters and buffers of the first (if each sample has
+    weights of its own, from those of the first rank of the data group). The optimiser stays a torch
+    optimiser, so schedules and state dictionaries work as usual. Each backward pass ends with one
+    exchange, in which its gradient is summed over samples and averaged over data and then added to
+    ``.grad``; several backward passes before a step (over micro-batches) thus add up, and draw the
+    same noise. ``optimizer.step()`` advances ``method.step``, so that the next step draws new
+    noise. Gradients that were assigned by hand are exchanged by the step.
 
-    What ranks must have in common (hyperparameters, S, N, the seed, a part of the weights) is
-    compared with each exchange.
+    Values that must agree between ranks (hyperparameters, S, N, the seed, a part of the weights)
+    are compared in each exchange.
 
     Parameters
     ----------
     optimizer
         Any torch optimiser of all trainable parameters of the method, in one or several groups.
     collectives
-        The transport, see :func:`hpcsamp.collectives.choose`; the loss needs the same.
+        The transport, see :func:`hpcsamp.collectives.choose`; use the same one for the loss.
     method
-        Method that is trained. Distributing another optimiser over it later replaces this one.
+        Method to train. Distributing another optimiser over it later replaces this one.
     clip
-        Largest norm of the gradient of a step; of each member's, where there are members.
+        Largest norm of the gradient of a step; for ensembles, of the gradient of each member.
     updates
         If the optimiser was built on ``updates.parts``, see
-        :func:`~hpcsamp.collectives.updates.updates_of`: this rank updates these alone, and the
-        ranks of the sample group give each other theirs.
+        :func:`~hpcsamp.collectives.updates.updates_of`: this rank updates only these parts and
+        receives the others from the ranks of its sample group.
     compare_every
         Steps between comparisons, which cost an exchange of a few numbers; the same on all ranks.
     buckets
@@ -81,7 +81,7 @@ def distribute(
     UsageError
         For arguments of a wrong kind, a gradient that cannot be exchanged in buckets, an optimiser
         whose parameters are not those of the method, or one that cannot work on parts of the
-        weights; if ranks differ in what they should have in common. Later, by ``backward`` or
+        weights; if values that must agree between ranks differ. Later, by ``backward`` or
         ``step``: if parameters were added, frozen, converted or replaced.
     """
     _check(optimizer, collectives, method, clip, updates)
@@ -103,7 +103,7 @@ def distribute(
 
 
 def transport_of(method: Method) -> Collectives | None:
-    """By what the gradients of a method are exchanged; None if no optimiser was distributed."""
+    """Return the exchange of a method's gradients; None if no optimiser was distributed."""
     made = _newest_of(method)
     return None if made is None else made.collectives
 
@@ -128,7 +128,7 @@ def _of_two_types(method: Method) -> UsageError | None:
 
 
 def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, updates: Any) -> None:
-    """Whether the arguments are what they must be, each by itself."""
+    """Return an error if one of the arguments is of a wrong kind."""
     said = "hs.distribute(optimizer, collectives, method)"
     wanted: tuple[tuple[str, Any, Any, str], ...] = (
         ("optimizer", optimizer, torch.optim.Optimizer, "torch.optim.Adam(method.parameters())"),
@@ -154,11 +154,11 @@ def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, updates: An
 
 
 def _check_closure(optimizer: torch.optim.Optimizer, updates: Updates) -> None:
-    """Whether the optimiser sees what it must see."""
+    """Return an error if the optimiser's parameters are not those that it must update."""
     needed = inspect.signature(optimizer.step).parameters.get("closure")
     partial = updates.placement.partial
     if partial and needed is not None and needed.default is inspect.Parameter.empty:
         raise UsageError(
-            f"{type(optimizer).__name__} looks at all weights together, but a rank has {partial} "
-            f"of them alone; use an optimiser that steps without a closure"
+            f"{type(optimizer).__name__} uses all weights together, but a rank has only "
+            f"{partial} of them; use an optimiser that steps without a closure"
         )

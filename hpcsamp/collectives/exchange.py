@@ -24,7 +24,7 @@ Written = TypeVar("Written", bound=Tensor)  # a tensor, or the parameter of that
 
 
 def _weakly(function: Callable[[Written], Any]) -> Callable[[Written], Any]:
-    """Call a method while its object exists.
+    """Wrap a method in a hook that holds only a weak reference to its object.
 
     The garbage collector does not see what the hooks of a parameter refer to: a strong reference
     would keep the exchange, the optimiser and the network for the rest of the process. The
@@ -80,7 +80,7 @@ class GradientExchange:
         optimizer.zero_grad = self.zero  # type: ignore[method-assign]
 
     def retire(self, optimizer: torch.optim.Optimizer) -> None:
-        """Remove the hooks, when a newer exchange of this or another optimiser replaces them."""
+        """Remove the hooks when a newer exchange, of this or another optimiser, replaces them."""
         self.retired = True
         for hook in self._hooks:
             hook.remove()
@@ -135,7 +135,7 @@ class GradientExchange:
             self._held = None
 
     def _exchange(self) -> None:
-        """Turn this rank's gradient into that of all ranks and add it to the earlier one."""
+        """Convert this rank's gradient to that of all ranks and add it to the earlier one."""
         c, flat = self.collectives, self.gradient.flat
         trouble = self._trouble()
         if trouble is None:
@@ -255,7 +255,7 @@ class GradientExchange:
     # Changes since hs.distribute() --------------------------------------------------------------
 
     def _trouble(self) -> UsageError | None:
-        """Return an error if parameters were changed so that gradients would get lost."""
+        """Return an error if parameters were changed in a way that would lose gradients."""
         kind, flat = type(self.optimizer).__name__, self.gradient.flat
         if ids(parameters_of(self.optimizer)) != self.own:
             return UsageError(
@@ -266,7 +266,7 @@ class GradientExchange:
         if ids(trained) != ids(self.gradient.parameters):
             return UsageError(
                 "parameters of the method were replaced (load_state_dict(assign=True)?), frozen or "
-                "unfrozen since hs.distribute(); make and distribute a new optimiser after that"
+                "unfrozen since hs.distribute(); create and distribute a new optimiser after that"
             )
         for p in self.gradient.parameters:
             if (p.dtype.to_real(), p.device) != (flat.dtype, flat.device):

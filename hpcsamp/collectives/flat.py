@@ -14,8 +14,8 @@ class FlatGradient:
     """The gradients of some parameters as views of one contiguous tensor.
 
     Autograd adds to existing ``.grad`` tensors in place, so the exchange needs no copy as long as
-    nobody replaces them. The flat tensor holds the real and imaginary parts of complex
-    parameters; torch requires that they begin at even positions, so a 0 is inserted if necessary.
+    they are not replaced. The flat tensor holds the real and imaginary parts of complex parameters;
+    torch requires that they begin at even positions, so a 0 is inserted if necessary.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ class FlatGradient:
     Attributes
     ----------
     flat
-        The gradients of all.
+        The gradients of all parameters.
     places
-        Stretch of ``flat`` of each parameter.
+        Slice of ``flat`` for each parameter.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -86,11 +86,11 @@ class FlatGradient:
 
     @property
     def state(self) -> tuple[int, bool]:
-        """A value that changes when other code writes to a gradient or replaces it."""
+        """Return a value that changes when other code writes to a gradient or replaces it."""
         views = zip(self.parameters, self._views, strict=True)
         return self.flat._version, all(p.grad is view for p, view in views)
 
 
 def factor(norm: Tensor, largest: float) -> Tensor:
-    """Return the factor that bounds a gradient of a given norm."""
+    """Return the factor that limits the norm of a gradient."""
     return (largest / (norm + 1e-6)).clamp(max=1.0)

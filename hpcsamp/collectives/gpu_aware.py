@@ -1,4 +1,4 @@
-"""Find out whether the MPI library reads and writes GPU memory."""
+"""Find out whether the MPI library can read and write GPU memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ctypes
 import os
 from collections.abc import Callable, Mapping
 
-#: Set to 0, GPU tensors go through host memory whatever the MPI library declares.
+#: If set to 0, GPU tensors are copied through host memory, no matter what the MPI library declares.
 SWITCH = "HPCSAMP_GPU_AWARE_MPI"
-#: Functions by which MPI libraries declare it, by vendor of the GPU.
+#: Functions of MPI libraries that report whether they can, by vendor of the GPU.
 QUERIES = {
     "nvidia": ("MPIX_Query_cuda_support",),  # Open MPI, MPICH
     "amd": ("MPIX_Query_rocm_support", "MPIX_Query_hip_support"),  # Open MPI, MPICH
@@ -18,19 +18,19 @@ QUERIES = {
 def gpu_aware(
     library: str, vendor: str, environment: Mapping[str, str], ask: Callable[[str], int | None]
 ) -> tuple[bool, str]:
-    """Conclude whether MPI can be given GPU tensors, and why.
+    """Decide whether GPU tensors can be passed to MPI, and explain why.
 
     Parameters
     ----------
     library
-        Version that the MPI library prints.
+        Version string of the MPI library.
     vendor
         Vendor of the GPUs that torch was built for: ``"nvidia"``, ``"amd"`` or empty.
     environment
         Environment variables.
     ask
-        Returns what a function of the MPI library returns; None if the library has none of that
-        name.
+        Function that calls a function of the MPI library by name and returns its result; None if
+        the library has no such function.
     """
     if environment.get(SWITCH) == "0":
         return False, f"{SWITCH}=0"

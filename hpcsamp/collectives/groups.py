@@ -1,9 +1,9 @@
-"""Groups of parameters with rates of their own, within the flat parameters of a method.
+"""Parameter groups with settings of their own, within the flat parameters of a method.
 
 Methods keep all weights in few flat tensors, so that a draw, an exchange and an update are one
 operation each. A group is made of runs of these tensors: each run becomes a parameter that shares
-its memory, and so does its gradient. Any optimiser of torch then treats a group as it treats groups
-of separate parameters; draws and exchanges know nothing of it.
+its memory, and so does its gradient. Any torch optimiser then treats it like a group of separate
+parameters, and draws and exchanges do not depend on groups.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from hpcsamp.methods.base import Method
 from hpcsamp.spelling import suggest
 
 KINDS = ("mean", "log_std")
-"""What of a random weight is trained, as the ends of names."""
+"""Trained parts of a random weight, as suffixes of names."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some parameters, and what is different for them.
+    """A parameter group: a pattern for the names of parameters, and their settings.
 
     Attributes
     ----------
     pattern
         Matches names of parameters, as in ``head.*`` or ``*.bias``.
     of
-        ``"mean"`` or ``"log_std"``: only these of random weights. None: both.
+        ``"mean"`` or ``"log_std"``: only these parameters of random weights; None for both.
     options
-        Of the optimiser, e.g. ``lr``.
+        Settings of the optimiser, e.g. ``lr``.
     """
 
     pattern: str = "*"
@@ -57,7 +57,7 @@ class Group:
 
 @dataclass(frozen=True)
 class _Run:
-    """Columns of a parameter in one group; group 0 is that of all that no pattern matches."""
+    """Columns of a parameter in one group; group 0 contains those that no pattern matches."""
 
     parameter: int
     start: int
@@ -71,11 +71,11 @@ class Divided(Updates):
     Parameters
     ----------
     whole
-        The same without groups. It exchanges the gradient.
+        The same parameters without groups, whose gradient is exchanged.
     method
-        Whose parameters they are.
+        Method that the parameters belong to.
     groups
-        Each takes what its pattern matches; what none matches has the optimiser's own settings.
+        The groups; parameters that no pattern matches use the optimiser's own settings.
 
     Attributes
     ----------
@@ -85,8 +85,8 @@ class Divided(Updates):
     Raises
     ------
     UsageError
-        For a pattern that matches nothing, two groups that claim the same, or a method whose named
-        tensors are not parts of its parameters.
+        If a pattern matches nothing, two groups match the same parameter, or named tensors of the
+        method are not parts of its parameters.
     """
 
     def __init__(self, whole: Updates, method: Method, groups: Sequence[Group]) -> None:
@@ -109,11 +109,11 @@ class Divided(Updates):
 
     @property
     def contiguous(self) -> bool:
-        """Whether each part is one stretch of real numbers, as fused optimisers need it."""
+        """Whether each part is contiguous and real, as fused optimisers need."""
         return all(p.is_contiguous() and not p.is_complex() for p in self._made)
 
     def _place_of(self, run: _Run) -> slice | None:
-        """Of :attr:`stepped`."""
+        """Slices in :attr:`stepped`."""
         if run.stop - run.start == self._columns(self.parameters[run.parameter]):
             return None
         return slice(run.start, run.stop)
@@ -122,7 +122,7 @@ class Divided(Updates):
         return p[0].numel() if self._rows else p.numel()
 
     def _part(self, p: Tensor, run: _Run) -> Tensor:
-        """The columns of a run, as a view."""
+        """Return the columns of a run as a view."""
         p = p.detach()
         if run.stop - run.start == self._columns(p):
             return p
@@ -150,7 +150,7 @@ class Divided(Updates):
             yield from (_Run(number, *run) for run in runs)
 
     def _place(self, p: Tensor, tensor: Tensor, name: str) -> tuple[int, int]:
-        """First and last column of a named tensor."""
+        """Return the first and last column of a named tensor."""
         one = tensor[0] if self._rows else tensor
         start = int(tensor.storage_offset() - p.storage_offset())
         if not one.is_contiguous() or start + one.numel() > self._columns(p):
@@ -165,7 +165,7 @@ class Divided(Updates):
         return self.whole.largest
 
     def zero(self) -> None:
-        """Put the gradients of the parts where those of the parameters are."""
+        """Make the gradients of the parts views of those of the parameters."""
         for run, made in zip(self._runs, self._made, strict=True):
             gradient = self.parameters[run.parameter].grad
             made.grad = None if gradient is None else self._part(gradient, run)
@@ -199,7 +199,7 @@ class Divided(Updates):
 
 
 def _claims(method: Method, groups: Sequence[Group]) -> list[tuple[Tensor, int, str]]:
-    """The tensors that groups claim, with the group from 1 on and their names."""
+    """Return the tensors that groups match, with the number of the group and their names."""
     named = dict(method.named_variational())
     parameters = [p for p in method.parameters() if p.requires_grad]
     claims: dict[str, int] = {}
@@ -225,14 +225,14 @@ def _claims(method: Method, groups: Sequence[Group]) -> list[tuple[Tensor, int, 
 
 
 def _parts_of(name: str, named: Mapping[str, Tensor]) -> tuple[str, str]:
-    """Name of a parameter of the network, and what of it this is; empty where it has no spread."""
+    """Split the name of a trained tensor into the network's parameter and the suffix, or ""."""
     base, _, kind = name.rpartition(".")
     random = kind in KINDS and all(f"{base}.{k}" in named for k in KINDS)
     return (base, kind) if random else (name, "")
 
 
 def _within(p: Tensor, tensor: Tensor) -> bool:
-    """Whether a tensor lies in the memory of a parameter."""
+    """Whether a tensor is a part of the memory of a parameter."""
     if p.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
         return False
     start = tensor.storage_offset() - p.storage_offset()
@@ -241,7 +241,7 @@ def _within(p: Tensor, tensor: Tensor) -> bool:
 
 def _no_part(name: str) -> UsageError:
     return UsageError(
-        f"optimizer.groups: {name} is no part of a trained parameter of the method, so that it "
+        f"optimizer.groups: {name} is not part of a trained parameter of the method, so it "
         f"cannot have settings of its own"
     )
 

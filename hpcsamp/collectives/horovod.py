@@ -1,4 +1,4 @@
-"""Exchanges of gradients by Horovod, the default transport."""
+"""Gradient exchange with Horovod, the default transport."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class HorovodCollectives(MpiCollectives):
         self._started = True
 
     def settings(self) -> dict[str, Any]:
-        """Return name and cycle time."""
+        """Return the name and the cycle time."""
         # Other code may have started Horovod before, with its default cycle time.
         cycle = float(os.environ.get("HOROVOD_CYCLE_TIME", 1)) if self._started else None
         return {
@@ -147,7 +147,7 @@ class HorovodCollectives(MpiCollectives):
         }
 
     def expect(self, size: int) -> None:
-        """Agree on whether any rank needs Horovod, because all must start it together."""
+        """Agree whether any rank needs Horovod, because all ranks must start it together."""
         from mpi4py import MPI
 
         self._is_needed = self._comms["world"].allreduce(size, op=MPI.MAX) >= self.least_bytes
@@ -157,7 +157,7 @@ class HorovodCollectives(MpiCollectives):
         self.begin_sum_gradient(x, over)()
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin to sum a gradient over some ranks. Horovod's thread does it in its next cycle."""
+        """Begin to sum a gradient over some ranks. Horovod's thread sums it in its next cycle."""
         if not self._started and (self._is_needed or not self._is_small(x)):
             self.start(over)
         ranks = None if self._is_small(x) else self._set_of(over)

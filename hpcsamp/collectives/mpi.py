@@ -1,4 +1,4 @@
-"""The transport that needs nothing but mpi4py."""
+"""The transport that needs only mpi4py."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class MpiCollectives(Collectives):
     """Exchanges over the topology's communicators with MPI.
 
-    GPU tensors are given to MPI if it declares that it can use them (:mod:`.gpu_aware`) on all
-    ranks. Otherwise they, and types that MPI does not know (bfloat16), go through host memory; sums
-    in pieces (:mod:`.staging`).
+    GPU tensors are passed to MPI if it reports that it can use them (:mod:`.gpu_aware`) on all
+    ranks. Otherwise these tensors, and types that MPI does not know (bfloat16), are copied through
+    host memory, for sums in pieces (:mod:`.staging`).
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class MpiCollectives(Collectives):
         self._staging = Staging()
 
     def settings(self) -> dict[str, Any]:
-        """Name, and whether GPU memory is used directly."""
+        """Return the name, and whether GPU memory is used directly."""
         return {**super().settings(), "gpu_aware": self.gpu_aware}
 
     def sum_(self, x: Tensor, over: Over) -> None:
@@ -73,7 +73,7 @@ class MpiCollectives(Collectives):
                 )
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin to sum over some ranks. What goes through host memory is summed at once."""
+        """Begin to sum over some ranks. Tensors copied through host memory are summed at once."""
         if not self._usable(x):
             return super().begin_sum_gradient(x, over)
         comm = self._comms[over]
@@ -110,7 +110,7 @@ class MpiCollectives(Collectives):
         return found
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Sum over some ranks, each its part."""
+        """Sum over some ranks, each of which receives its part."""
         whole = self._buffer(x)
         part = _empty(whole, (counts[self.place(over)],))
         with here.waiting(Doing.EXCHANGE):
@@ -126,21 +126,21 @@ class MpiCollectives(Collectives):
         _copy_back(x, buffer)
 
     def tell(self, thing: Any, over: Over) -> list[Any]:
-        """One object of each rank."""
+        """Return a list with one object of each rank."""
         everyone: list[Any] = self._comms[over].allgather(thing)
         return everyone
 
     def copy_first_(self, x: Tensor, over: Over) -> None:
-        """Overwrite by the first rank's, in place."""
+        """Overwrite a tensor in place with that of the first rank."""
         buffer = self._buffer(x)
         with here.waiting(Doing.EXCHANGE):
             self._comms[over].Bcast(buffer)
         _copy_back(x, buffer)
 
-    # What MPI is given ------------------------------------------------------------------------
+    # Arguments of MPI ------------------------------------------------------------------------
 
     def _direct(self, x: Tensor) -> bool:
-        """Whether MPI is given a GPU tensor itself."""
+        """Whether a GPU tensor is passed to MPI without a copy."""
         return self.gpu_aware and x.device.type == "cuda" and x.dtype not in HALVES
 
     def _usable(self, x: Tensor) -> bool:
@@ -148,7 +148,7 @@ class MpiCollectives(Collectives):
         return self._direct(x) or (x.device.type == "cpu" and x.dtype not in HALVES)
 
     def _buffer(self, x: Tensor) -> Any:
-        """The memory of a contiguous tensor for MPI, if it can use it, else a copy on the host."""
+        """Return the memory of a contiguous tensor if MPI can use it, else a copy on the host."""
         if self._direct(x):
             if x.device.type == "cuda":  # MPI knows nothing of streams
                 torch.cuda.current_stream(x.device).synchronize()
@@ -158,21 +158,21 @@ class MpiCollectives(Collectives):
 
 
 def _empty(like: Any, shape: Sequence[int]) -> Any:
-    """Memory of the same kind and type as a buffer."""
+    """Return new memory of the same kind and type as a buffer."""
     if isinstance(like, Tensor):
         return like.new_empty(shape)
     return np.empty(shape, like.dtype)
 
 
 def _like(x: Tensor, found: Any) -> Tensor:
-    """What MPI has written, as a tensor of the device and type of another one."""
+    """Return the result that MPI wrote as a tensor with the device and type of another one."""
     if isinstance(found, Tensor):
         return found
     return torch.from_numpy(found).to(device=x.device, dtype=x.dtype)
 
 
 def _copy_back(x: Tensor, found: Any) -> None:
-    """Copy what MPI has written, unless that is the tensor itself."""
+    """Copy the result that MPI wrote, unless MPI wrote to the tensor itself."""
     where = found.data_ptr() if isinstance(found, Tensor) else found.ctypes.data
     if where != x.data_ptr() or (x.device.type != "cpu" and not isinstance(found, Tensor)):
         x.copy_(_like(x, found).view(x.shape))  # NumPy gave a number an axis

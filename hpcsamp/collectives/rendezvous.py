@@ -1,4 +1,4 @@
-"""Rendezvous of torch.distributed without settings: rank 0 opens a store, MPI broadcasts its port.
+"""Rendezvous of torch.distributed without settings: rank 0 opens a store, MPI sends its port.
 
 The store also shows, after a time-out, which ranks did not take part in an exchange.
 """
@@ -86,7 +86,7 @@ def _short(error: RuntimeError) -> str:
 
 
 def missing(store: Any, name: str, own: int, ranks: Sequence[int]) -> list[int] | None:
-    """Find out which ranks have not reported a time-out of an exchange.
+    """Return the ranks that have not reported a time-out of an exchange.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Make replicas equal at the start of training and compare them from then on."""
+"""Make replicas equal at the start of training and compare them during it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpcsamp.grid.placement import Replicated
 from hpcsamp.methods.base import Method
 from hpcsamp.streams.noise import form
 
-#: Number of comparisons after which every weight was compared once.
+#: Number of comparisons after which every weight has been compared once.
 ROUND = 16
 
 
@@ -40,16 +40,16 @@ def make_alike(
     Parameters
     ----------
     trouble
-        Error that this rank has found by itself.
+        Error that occurred on this rank.
     updates
-        Where the optimiser's state lives.
+        Parameters that the optimiser updates.
     given
         Further settings that must be the same on all ranks.
 
     Raises
     ------
     UsageError
-        On all ranks, if they differ in anything else or one of them has an error.
+        On all ranks, if their settings differ or one of them has an error.
     """
     held, placement = method.held(), method.placement
     of_replicas: list[tuple[dict[str, Any], Over]]
@@ -84,7 +84,7 @@ def hyperparameters(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 class Replicas:
-    """Compare what ranks must have in common, with one exchange of a few numbers.
+    """Compare the values that must agree between ranks, with one exchange of a few numbers.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class Replicas:
             self._windows.append(window)
 
     def compare(self, trouble: HpcsampError | None, broken: bool) -> float:
-        """Raise on all ranks if they differ or one has an error; return how many are broken."""
+        """Raise on all ranks if values differ or one has an error; return how many are broken."""
         c, method = self.collectives, self.method
         if c.size("world") == 1 and trouble is None:
             return float(broken)

@@ -1,7 +1,7 @@
-"""Compare what ranks must have in common and name the first difference on all ranks.
+"""Compare values that must agree between ranks, and report the first difference on all ranks.
 
 A comparison costs one sum of a few numbers: if the 32-bit hashes of all ranks equal their mean, the
-ranks have the same values. Only otherwise are the values exchanged, to name the difference.
+ranks have the same values. The values are exchanged only otherwise, to report the difference.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compare(
     over
         The ranks that take part.
     trouble
-        Error that this rank has found by itself, to be raised on all ranks.
+        Error that occurred on this rank, to be raised on all ranks.
     count
         A number to be summed over the ranks in the same exchange.
 
@@ -53,7 +53,8 @@ def compare(
     Raises
     ------
     UsageError
-        Naming the first difference with the values and ranks, or the first rank's error.
+        If ranks differ (the message names the first difference, its values and ranks), or if a rank
+        has an error.
     DivergedError
         If weights differ.
     """
@@ -84,7 +85,7 @@ def compare_all(
     Parameters
     ----------
     of_replicas
-        Facts that only some ranks must have in common, with these ranks.
+        Facts that must agree between some ranks only, with these ranks.
     facts, trouble, count
         As in :func:`compare`, which raises the same.
     """
@@ -125,7 +126,7 @@ def _difference(everyone: Sequence[Told]) -> HpcsampError:
                     f"ranks must have the same {name}, which is {one} on rank {first} and "
                     f"{other} on rank {rank}"
                 )
-    return UsageError("ranks differ, though not in what they report of it")
+    return UsageError("ranks differ, but not in the values that can be reported")
 
 
 def settings_of(thing: Any, deep: int = 2) -> dict[str, Any]:
@@ -153,18 +154,18 @@ def plain_value(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) else None
 
 
-#: Elements of a tensor that its fingerprint looks at.
+#: Number of elements of a tensor that its fingerprint covers.
 _LOOKED_AT = 1024
 
 
 def fingerprint(x: Tensor) -> str:
-    """Shape, type and a hash of at most 1024 elements, spread evenly: some 10 us."""
+    """Return shape, type and a hash of at most 1024 evenly spaced elements; takes about 10 us."""
     flat = x.detach().reshape(-1)
     some = flat[:: max(1, len(flat) // _LOOKED_AT)]
     return f"{tuple(x.shape)} {str(x.dtype)[6:]} {hash_of(some)}"
 
 
 def hash_of(x: Tensor) -> str:
-    """A hash of a flat tensor's bits."""
+    """Return a hash of a flat tensor's bits."""
     bits: Any = x.detach().contiguous().cpu().view(torch.uint8).numpy()
     return f"{zlib.crc32(bits):08x}"

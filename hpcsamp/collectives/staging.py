@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Types that lose digits in a sum over many ranks, and that MPI does not know: float32 instead.
+#: Types that lose digits in sums over many ranks and that MPI does not know; float32 is used.
 HALVES = (torch.bfloat16, torch.float16)
-#: Bytes of a piece: many for the latency of a network, few beside a gradient.
+#: Bytes of a piece: large compared with the latency of a network, small compared with a gradient.
 PIECE = 4 << 20
 
 
@@ -39,7 +39,7 @@ class Staging:
         x
             Tensor of any type and shape, the same on all ranks.
         begin
-            Begins to reduce a NumPy array in place and returns the MPI request.
+            Function that begins to reduce a NumPy array in place and returns the MPI request.
         """
         on_gpu = x.device.type == "cuda"
         dtype = torch.float32 if x.dtype in HALVES else x.dtype

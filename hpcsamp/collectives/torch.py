@@ -1,4 +1,4 @@
-"""Exchanges by torch.distributed: NCCL or RCCL among GPUs, gloo among CPUs."""
+"""Exchanges with torch.distributed: NCCL or RCCL for GPUs, gloo for CPUs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class TorchCollectives(MpiCollectives):
         return make(store, comm.rank, comm.size, options)
 
     def _label(self, over: Over) -> str:
-        """Name of a group in the store."""
+        """Return the name of a group in the store."""
         return f"{over}/{self._ranks[over][0]}"
 
     def _wait(self, work: Any, over: Over) -> None:
@@ -103,7 +103,7 @@ class TorchCollectives(MpiCollectives):
         Raises
         ------
         HpcsampError
-            If it fails or takes too long, naming the ranks that did not take part.
+            If it fails or takes too long; the message names the ranks that did not take part.
         """
         try:
             with here.waiting(Doing.EXCHANGE):
@@ -119,11 +119,11 @@ class TorchCollectives(MpiCollectives):
         self._store = None
 
     def settings(self) -> dict[str, Any]:
-        """Name and backend."""
+        """Return the name and the backend."""
         return {"name": self.name, "backend": self.backend}
 
     def _of(self, x: Tensor, over: Over) -> Any:
-        """The process group that exchanges a tensor; None if MPI does."""
+        """Return the process group that exchanges a tensor; None if MPI exchanges it."""
         return self._groups.get(over) if x.device.type == self._kind else None
 
     def sum_(self, x: Tensor, over: Over) -> None:
@@ -145,7 +145,7 @@ class TorchCollectives(MpiCollectives):
         return None
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin to sum over some ranks: on a GPU on a stream of NCCL's own."""
+        """Begin to sum over some ranks; on a GPU, on NCCL's own stream."""
         group = self._of(x, over)
         if group is None or x.dtype in HALVES:
             return super().begin_sum_gradient(x, over)

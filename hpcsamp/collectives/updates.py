@@ -36,15 +36,15 @@ def updates_of(method: Method, collectives: Collectives, sharded: bool = False) 
     Raises
     ------
     UsageError
-        If it cannot be divided.
+        If the state cannot be divided.
     """
     placement = method.placement
     if sharded:
         for name, p in method.named_parameters():
             if p.requires_grad and p.is_complex():
                 raise UsageError(
-                    f"{name} of the {type(method).__name__} is complex: the state of an optimiser "
-                    f"of complex parameters cannot be shared out; set optimizer.sharded = false"
+                    f"{name} of the {type(method).__name__} is complex: the optimiser state of "
+                    f"complex parameters cannot be divided; set optimizer.sharded = false"
                 )
         placement = placement.sharded(collectives.sample_rank, collectives.sample_size)
     return _KINDS[type(placement)](method.parameters(), collectives, placement)
@@ -83,7 +83,7 @@ class Updates:
 
     @property
     def contiguous(self) -> bool:
-        """Whether each part is one stretch of real numbers, as fused optimisers need it."""
+        """Whether each part is contiguous and real, as fused optimisers need."""
         return all(p.is_contiguous() and not p.is_complex() for p in self.parts)
 
     @property
@@ -95,11 +95,11 @@ class Updates:
         """Set gradients that are not in the flat tensor to zero."""
 
     def reduce(self, gradient: FlatGradient) -> None:
-        """Turn this rank's gradient into that of all ranks. Collective."""
+        """Convert this rank's gradient to that of all ranks. Collective."""
         self.collectives.reduce_gradient_(gradient.flat, self.placement.replicas)
 
     def clip(self, gradient: FlatGradient, largest: float) -> None:
-        """Bound the norm of the gradient. Collective."""
+        """Clip the norm of the gradient. Collective."""
         flat = gradient.flat
         norm = self._whole_norm(torch.linalg.vector_norm(flat))
         flat.mul_(factor(norm, largest))
@@ -107,7 +107,7 @@ class Updates:
     def _whole_norm(self, norm: Tensor) -> Tensor:
         """Return the norm of the whole network's gradient. Collective over the model group.
 
-        ``norm``: that of this rank's part, a scalar, or ``(s,)`` for members.
+        ``norm`` is the norm of this rank's part, a scalar, or ``(s,)`` for members.
         """
         if self.collectives.model_size == 1:
             return norm
@@ -128,33 +128,33 @@ class Updates:
         if others:
             return UsageError(
                 f"{others} of the {len(own)} parameters of {kind} are not of the {whose} that it "
-                f"is to train; make it of method.parameters(), and what else is to learn a part of "
-                f"the module"
+                f"is to train; create it from method.parameters(), and make other trainable "
+                f"tensors part of the module"
             )
         left = [repr(n) for n, p in named.items() if p.requires_grad and id(p) not in ids(own)]
         if left:
             return UsageError(
                 f"{kind} lacks {', '.join(left[:3])}{' ...' * (len(left) > 3)} of the {whose} that "
-                f"it is to train: make it of all method.parameters(), and freeze what is not to "
-                f"learn by requires_grad_(False)"
+                f"it is to train: create it from all method.parameters(), and freeze the others "
+                f"with requires_grad_(False)"
             )
         return None
 
     def trouble(self) -> UsageError | None:
-        """Return an error if parameters were changed so that updates would get lost."""
+        """Return an error if parameters were changed in a way that would lose updates."""
         return None
 
 
 class OfRows(Updates):
-    """Members, each of which is trained by itself."""
+    """Parameters of members, each of which is trained separately."""
 
     def clip(self, gradient: FlatGradient, largest: float) -> None:
-        """Bound the norm of each member's gradient."""
+        """Clip the norm of each member's gradient."""
         gradient.scale_rows(factor(self._whole_norm(gradient.row_norms()), largest))
 
 
 class OfShares(Updates):
-    """The shares of the weights that this rank holds; gradients are summed over samples."""
+    """Shares of the weights that this rank holds; gradients are summed over samples."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], collectives: Collectives, placement: Shares
@@ -162,7 +162,7 @@ class OfShares(Updates):
         super().__init__(parameters, collectives, placement.shard)
 
     def clip(self, gradient: FlatGradient, largest: float) -> None:
-        """Bound the norm of the whole gradient. Collective over the sample group."""
+        """Clip the norm of the whole gradient. Collective over the sample group."""
         square = gradient.flat.double().square().sum()
         total = self.collectives.sum_over_samples(square)
         gradient.flat.mul_(factor(self.collectives.sum_over_model(total).sqrt(), largest))
@@ -204,7 +204,7 @@ class Shards(Updates):
         return max(part.nbytes for part in self.parts)
 
     def zero(self) -> None:
-        """Forget the gradients of the parts."""
+        """Reset the gradients of the parts."""
         for part in self.parts:
             part.grad = None
 
@@ -220,7 +220,7 @@ class Shards(Updates):
         gradient.flat.zero_()
 
     def clip(self, gradient: FlatGradient, largest: float) -> None:
-        """Bound the norm of the whole gradient. Collective over the sample group."""
+        """Clip the norm of the whole gradient. Collective over the sample group."""
         square = sum(float(_gradient(p).double().square().sum()) for p in self.parts)
         total = self.collectives.sum_over_samples(torch.tensor(square, dtype=torch.float64))
         bound = factor(self.collectives.sum_over_model(total).sqrt(), largest)
@@ -228,7 +228,7 @@ class Shards(Updates):
             _gradient(p).mul_(bound)
 
     def share(self) -> None:
-        """Receive what the others have updated. Collective over the sample group."""
+        """Receive the parts that other ranks updated. Collective over the sample group."""
         for p, counts in zip(self.parameters, self._counts, strict=True):
             self.collectives.gather_(p.detach().view(-1), counts, "sample")
 
@@ -275,7 +275,7 @@ def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
 
 
 def _no_closure() -> UsageError:
-    return UsageError("optimizer.step(closure) cannot be had with shards of the parameters")
+    return UsageError("optimizer.step(closure) cannot be used with shards of the parameters")
 
 
 def _gradient(p: nn.Parameter) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checks of the installation and the machine, with advice how to mend each fault."""
+"""Checks of the installation and the machine, with advice on how to fix each fault."""
 
 from __future__ import annotations
 

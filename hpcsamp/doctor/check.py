@@ -1,4 +1,4 @@
-"""The result of one check, merging of results over ranks, and calls with a time limit."""
+"""The result of one check, the merged result of all ranks, and calls with a time limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["ok", "warning", "problem"]
 _ORDER: tuple[Status, ...] = ("ok", "warning", "problem")
 Result = TypeVar("Result")
 
-#: A call that makes progress may take this many times the limit.
+#: Factor by which a call that makes progress may exceed its time limit.
 PATIENCE = 5
 
 
@@ -24,14 +24,14 @@ class Check:
     Attributes
     ----------
     name
-        The thing that was checked.
+        Subject of the check.
     status
         ``"ok"``; ``"warning"``: works, but slower or with fewer features; ``"problem"``: does not
         work.
     found
-        One line: what was found, or what is wrong.
+        Result of the check or the problem, in one line.
     mend
-        How to mend it; empty if ok.
+        How to fix the problem; empty if ok.
     """
 
     name: str
@@ -112,7 +112,7 @@ def bounded(
     NoAnswerError
         If the function does not return in time.
     BaseException
-        Any exception of the function.
+        If the function raises it.
     """
     call = _Call()
 

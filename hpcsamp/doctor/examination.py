@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Seconds that a check may take without progress; importing torch may take minutes.
 LIMIT = 60.0
 
-#: Names and functions of the checks that each rank runs alone, and of the collective ones.
+#: Names and functions of the checks that each rank runs alone, and of the collective checks.
 ALONE: tuple[tuple[str, Callable[[], Check]], ...] = (
     ("Python", software.python),
     ("packages", software.packages),
@@ -48,7 +48,7 @@ class Diagnosis:
     checks
         One result per check, merged over all ranks.
     places
-        Where the ranks run, in rank order; empty if this could not be determined.
+        Locations of the ranks, in rank order; empty if they could not be determined.
     stuck
         Whether a call never returned: the process must then end without waiting for its threads.
     """
@@ -59,7 +59,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is no problem; there may be warnings."""
+        """Whether no check has found a problem; there may be warnings."""
         return all(c.status != "problem" for c in self.checks)
 
 
@@ -137,7 +137,7 @@ def examine(
 
 
 _STILL = (
-    "this check involves no other rank: look for a file system or driver that does not respond "
+    "this check needs no other rank: look for a file system or driver that does not respond "
     "(python -X importtime -c 'import torch' shows where Python waits)"
 )
 _HANG = "ranks wait for each other: check the network and MPI (try --mca btl self,vader,tcp)"

@@ -12,7 +12,7 @@ from hpcsamp.grid import Grid, plan_grid
 
 
 def scheduler(environment: Mapping[str, str]) -> str:
-    """Name the batch job: ``"Slurm job 7"``, ``"PBS job 7.host"``, or ``""`` outside of one."""
+    """Return the batch job: ``"Slurm job 7"``, ``"PBS job 7.host"``, or ``""`` outside of one."""
     for variable, name in (("SLURM_JOB_ID", "Slurm"), ("PBS_JOBID", "PBS")):
         if environment.get(variable):
             return f"{name} job {environment[variable]}"
@@ -20,7 +20,7 @@ def scheduler(environment: Mapping[str, str]) -> str:
 
 
 def tasks_per_node(environment: Mapping[str, str]) -> list[int]:
-    """Number of tasks Slurm planned on each node: ``4(x2),3`` is 4, 4, 3; empty without Slurm."""
+    """Return Slurm's number of tasks on each node: ``4(x2),3`` is 4, 4, 3; empty without Slurm."""
     found: list[int] = []
     for part in environment.get("SLURM_TASKS_PER_NODE", "").split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)

@@ -1,7 +1,7 @@
 """Check that the package is complete: files are unchanged and internal imports work.
 
-Commands import most modules only when they are called, so a missing module would otherwise show
-up in the first training run.
+Commands import most modules only when they are called, so a missing module would otherwise be
+noticed only in the first training run.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
 def library(comm: MPI.Comm) -> Check:
     """Report the MPI library, the number of ranks, and whether MPI can be given GPU tensors.
 
-    That the launcher agrees with this number was checked when MPI started.
+    The number of ranks was compared with the launcher's when MPI started.
     """
     MPI = serial.library(comm)  # noqa: N806
     if MPI is serial:
@@ -57,7 +57,7 @@ def without_mpi() -> Check:
 
 
 def thread_level(comm: MPI.Comm) -> Check:
-    """Check that threads may call MPI: a thread that communicates prefetches batches."""
+    """Check that threads may call MPI, because a communicating thread prefetches batches."""
     MPI = serial.library(comm)  # noqa: N806
     level = MPI.Query_thread()
     if level < MPI.THREAD_MULTIPLE:
@@ -71,7 +71,7 @@ def thread_level(comm: MPI.Comm) -> Check:
 
 
 def allreduce(comm: MPI.Comm) -> Check:
-    """Check that a sum over all ranks is correct, and time a small one."""
+    """Check that a sum over all ranks is correct, and time a small sum."""
     import numpy as np
 
     MPI = serial.library(comm)  # noqa: N806
@@ -112,7 +112,7 @@ def yielding(comm: MPI.Comm) -> Check:
 
 
 def horovod(comm: MPI.Comm) -> Check:
-    """Check that a sum through Horovod, as of gradients, is correct. Leaves Horovod running."""
+    """Check that a sum with Horovod is correct, as for gradients. Horovod is left running."""
     name = "Horovod"
     instead = "training uses mpi4py instead; to build Horovod: source envs/local.sh"
     os.environ.setdefault("HOROVOD_LOG_LEVEL", "error")

@@ -1,4 +1,4 @@
-"""Checks of where the ranks run: cores, binding, threads, GPUs.
+"""Checks of the cores, binding, threads and GPUs of the ranks.
 
 :func:`here` collects the facts of all ranks; all other functions are pure functions of them.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Where one rank runs.
+    """Host, cores, threads and GPUs of one rank.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class RankPlace:
     cores
         Cores that the rank may run on.
     launcher_cores
-        Cores that its launcher may run on, if known; if there are more than the rank's own, the
+        Cores that its launcher may run on, if known; if these are more than the rank's, the
         launcher has bound the rank.
     threads
         Compute threads that training would use here.
@@ -41,7 +41,7 @@ class RankPlace:
     device
         Device that training would use: ``"cpu"`` or one of ``gpus``.
     trouble
-        Why training would refuse its device; empty if it would not.
+        Why training would refuse the device of the rank; empty if it would not.
     """
 
     rank: int
@@ -56,7 +56,7 @@ class RankPlace:
 
 
 def here(comm: MPI.Comm) -> list[RankPlace]:
-    """Return where all ranks run, in rank order. Collective."""
+    """Return the places of all ranks, in rank order. Collective."""
     import torch
 
     from hpcsamp.runtime import bind_device, limit_threads

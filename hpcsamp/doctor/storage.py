@@ -74,8 +74,8 @@ def parallel_hdf5(comm: MPI.Comm) -> Check:
 def _temporary(comm: MPI.Comm) -> tuple[str, str]:
     """Write a small file on rank 0; return its path and a name for its folder. Collective.
 
-    The file is in the current folder, which all nodes share and which runs will use; if that is
-    not writable, in the folder for temporary files.
+    The file is written to the current folder, which all nodes share and which runs will use, or to
+    the folder for temporary files if that is not writable.
     """
     import h5py
     import numpy as np
@@ -100,7 +100,7 @@ def _temporary(comm: MPI.Comm) -> tuple[str, str]:
 
 
 def _collective_read(comm: MPI.Comm, path: str) -> tuple[bool, int | None]:
-    """Return whether this rank's row is correct, and how MPI-IO read it (None if unknown)."""
+    """Return whether this rank's row is correct, and the I/O mode of MPI-IO (None if unknown)."""
     import h5py
     import numpy as np
     from h5py import h5fd, h5p, h5s

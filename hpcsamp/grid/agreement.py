@@ -1,4 +1,4 @@
-"""Report an error of any rank on all ranks."""
+"""Raise an error that occurs on any rank on all ranks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def together(comm: MPI.Comm) -> Iterator[None]:
     """If the block raises on any rank, raise the same error on every rank.
 
-    Collective over ``comm``; within the block, ranks must not wait for each other, because a rank
-    that failed would leave the others waiting.
+    Collective over ``comm``; within the block, ranks must not wait for each other, because the
+    others would wait forever for a rank that failed.
 
     Raises
     ------
     HpcsampError
-        With the type and message of the lowest rank that failed, on every rank.
+        On every rank, with the type and message of the error of the lowest rank that failed.
     """
     MPI = library(comm)  # noqa: N806
     error: BaseException | None = None
@@ -54,8 +54,8 @@ def together(comm: MPI.Comm) -> Iterator[None]:
 def one_first(comm: MPI.Comm) -> Iterator[None]:
     """Run the block on the first rank before the others, whether it raises or not.
 
-    For code that leaves files in a common cache, such as a download. Collective over ``comm``; must
-    be the first statement in a block of :func:`together`.
+    Used for code that writes files to a common cache, such as a download. Collective over ``comm``;
+    must be the first statement in a block of :func:`together`.
     """
     first = comm.Get_rank() == 0
     if not first:

@@ -1,4 +1,4 @@
-"""The grid as one rank sees it: communicators of its axes, and its device."""
+"""The grid from the view of one rank: communicators of its axes, and its device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RankAxis:
     Attributes
     ----------
     comm
-        Their communicator, in the order of the axis.
+        Communicator of these ranks, in the order of the axis.
     """
 
     name: AxisName
@@ -56,7 +56,7 @@ class Topology:
     axes
         The axes: data, sample and model.
     replicas
-        Ranks that hold the same part of the network; the world if no network is in parts.
+        Ranks that hold the same part of the network; the world if the network is not split.
     device
         Device on which this rank computes.
     """
@@ -95,7 +95,7 @@ class Topology:
 
     @property
     def sample_size(self) -> int:
-        """``P``."""
+        """Number of sample ranks, ``P``."""
         return self.grid.sample_size
 
     @property
@@ -110,12 +110,12 @@ class Topology:
 
     @property
     def data_size(self) -> int:
-        """``D``."""
+        """Number of data groups, ``D``."""
         return self.grid.data_size
 
     @property
     def data_rank(self) -> int:
-        """Which of the D batches this rank works on, 0..D-1."""
+        """Index of this rank's batch, 0..D-1."""
         return self.axis("data").rank
 
     @property
@@ -125,21 +125,21 @@ class Topology:
 
     @property
     def model_size(self) -> int:
-        """``M``."""
+        """Number of model ranks, ``M``."""
         return self.grid.model_size
 
     @property
     def model_rank(self) -> int:
-        """Which part of the network this rank holds, 0..M-1."""
+        """Index of the part of the network that this rank holds, 0..M-1."""
         return self.axis("model").rank
 
     @property
     def is_root(self) -> bool:
-        """Whether this is the rank that prints and writes."""
+        """Whether this is rank 0, which prints and writes."""
         return self.rank == 0
 
     def samples(self, total: int) -> range:
-        """This rank's share of ``total`` samples."""
+        """Return the samples of this rank, its share of ``total``."""
         return share_samples(total, self.sample_size, self.sample_rank)
 
     def describe(self) -> str:
@@ -161,7 +161,7 @@ def init(
 ) -> Topology:
     """Join the job: set up communicators, device and threads, and an excepthook that ends the job.
 
-    Collective over ``comm``. Horovod is not started here but at the first gradient exchange, when
+    Collective over ``comm``. Horovod is not started here, but at the first gradient exchange, when
     the duration of a step is known (see :mod:`hpcsamp.collectives`).
 
     Parameters

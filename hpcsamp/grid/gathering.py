@@ -1,4 +1,4 @@
-"""Gather rows of tensors of any type and size on one rank, exact to the bit."""
+"""Gather rows of tensors of any type and size on one rank, bit for bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gather_rows(x: Tensor, comm: MPI.Comm) -> Tensor | None:
 
 
 def _bytes(x: Tensor) -> np.ndarray:
-    """Memory of a tensor of any type as bytes."""
+    """Return the memory of a tensor of any type as bytes."""
     flat: np.ndarray = x.view(-1).view(torch.uint8).numpy()
     return flat
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from hpcsamp.grid.plan import share
 
 Interval = tuple[int, int]
-"""First index, and the index after the last."""
+"""Interval of indices: the first index, and the index after the last."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Part:
     Raises
     ------
     ValueError
-        If the box does not lie within the shape; names both.
+        If the box does not lie within the shape; the message names both.
     """
 
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class Part:
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Part:
-        """The part that is the whole tensor."""
+        """Return the part that is the whole tensor."""
         return cls(tuple(shape), tuple((0, n) for n in shape))
 
     @property
@@ -111,7 +111,7 @@ class Part:
         Raises
         ------
         ValueError
-            If the tensor has another shape; names both.
+            If the tensor has another shape; the message names both.
         """
         self._check(whole, self.shape, "whole")
         return whole[self._index]
@@ -122,7 +122,7 @@ class Part:
         Raises
         ------
         ValueError
-            If a tensor has another shape; names both.
+            If a tensor has another shape; the message names both.
         """
         self._check(whole, self.shape, "whole")
         self._check(part, self.local, "part")
@@ -141,7 +141,7 @@ class Part:
 class Merged(Part):
     """A box of a tensor whose first axes are merged: ``(k n, ...)`` for ``(k, n, ...)``.
 
-    So a rank can hold its own rows of each of k blocks, such as queries, keys and values.
+    With it, a rank can hold its own rows of each of k blocks, such as queries, keys and values.
 
     Attributes
     ----------
@@ -175,7 +175,7 @@ class Merged(Part):
         return (*shape[: len(shape) - len(whole)], *whole)
 
     def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape ``(..., *local)`` of the part for such a whole."""
+        """Shape ``(..., *local)`` of the part for a whole with merged axes."""
         own = self.local
         return (*shape[: len(shape) - len(own)], *own)
 
@@ -216,12 +216,12 @@ def bounds(length: int, parts: int, unit: int = 1) -> list[Interval]:
     parts
         Number of intervals.
     unit
-        Length of units that are not divided, such as the numbers of one field.
+        Length of units that must not be divided, such as the numbers of one field.
 
     Raises
     ------
     ValueError
-        If the length is not a multiple of the unit; names both.
+        If the length is not a multiple of the unit; the message names both.
     """
     if length % unit:
         raise ValueError(f"an axis of length {length} cannot be divided into units of {unit}")
@@ -230,6 +230,6 @@ def bounds(length: int, parts: int, unit: int = 1) -> list[Interval]:
 
 
 def within(outer: Interval, parts: int, index: int) -> Interval:
-    """The ``index``-th of ``parts`` nearly equal intervals of an interval."""
+    """Return the ``index``-th of ``parts`` nearly equal intervals of an interval."""
     own = share(outer[1] - outer[0], parts, index)
     return outer[0] + own.start, outer[0] + own.stop

@@ -26,7 +26,7 @@ from hpcsamp.grid.runs import Runs
 
 @dataclass(frozen=True)
 class Replicated:
-    """Every rank holds the whole tensor. Subclasses override what differs.
+    """Placement with the whole tensor on every rank; base class of the others.
 
     Attributes
     ----------
@@ -47,16 +47,16 @@ class Replicated:
     flattened: ClassVar[bool] = False
 
     def own(self, length: int) -> range:
-        """The rows of a whole tensor of ``length`` rows that this rank holds."""
+        """Return the rows that this rank holds of a whole tensor of ``length`` rows."""
         return range(length)
 
     def over(self, name: str) -> Over:
-        """Ranks that hold the same numbers of a tensor of the method, by its name."""
+        """Return the ranks that hold the same numbers of a tensor of the method, by its name."""
         return self.replicas
 
     @property
     def modules(self) -> Over:
-        """Ranks whose modules hold the same tensors, apart from those that are trained."""
+        """Ranks whose modules hold the same tensors, apart from trained ones."""
         return self.replicas
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
@@ -70,25 +70,25 @@ class Replicated:
         return rank, ranks
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
-        """Placement of an optimiser's state that the ranks of a sample group divide.
+        """Return the placement of an optimiser's state that is divided within a sample group.
 
         Raises
         ------
         UsageError
-            If the ranks hold nothing in common that could be divided.
+            If the ranks have no common state that could be divided.
         """
         return Shard(rank, ranks) if ranks > 1 else self
 
     def column(self, topology: Topology) -> int:
-        """A number that is the same on ranks that hold the same tensors."""
+        """Number that is equal on ranks that hold the same tensors."""
         return 0 if self.axis is None else topology.axis(self.axis).rank
 
     def of(self, name: str) -> Replicated:
-        """Placement of a tensor of the method's state, by its name."""
+        """Return the placement of a tensor of the method's state, by its name."""
         return self
 
     def place(self, everything: Runs) -> Runs:
-        """Positions of the numbers that this rank holds.
+        """Return the positions of the numbers that this rank holds.
 
         Parameters
         ----------
@@ -103,14 +103,14 @@ class Replicated:
         return everything
 
     def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
-        """Shape of what the ranks along :attr:`axis` hold together if this rank holds ``held``.
+        """Return the joint shape along :attr:`axis` if this rank holds ``held``.
 
         ``full``: shape of a tensor that is cut flattened.
         """
         return tuple(held)
 
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
-        """Shape of the ``size`` numbers that this rank holds of a tensor."""
+        """Return the shape of the ``size`` numbers that this rank holds of a tensor."""
         return tuple(shape)
 
 
@@ -133,7 +133,7 @@ class SampleRows(Replicated):
     partial: ClassVar[str] = "some members"
 
     def own(self, length: int) -> range:
-        """The rows of this rank's samples."""
+        """Return the rows of this rank's samples."""
         if length != self.total:
             raise CheckpointError(f"there are {length} rows of state, but {self.total} members")
         return self.held
@@ -145,27 +145,27 @@ class SampleRows(Replicated):
         return everything.within(own.start * row, own.stop * row)
 
     def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
-        """The shape with the rows of all members."""
+        """Return the shape with the rows of all members."""
         return (self.total, *held[1:])
 
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
-        """The shape with the rows of this rank's members."""
+        """Return the shape with the rows of this rank's members."""
         return (len(self.held), *shape[1:])
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """The whole penalty of this rank's rows."""
+        """Return ``(0, 1)``: this rank computes the whole penalty of its rows."""
         return 0, 1
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
         """Raise an error, see :meth:`Replicated.sharded`."""
         raise UsageError(
             "optimizer.sharded: every rank holds its own members, so the ranks of a sample group "
-            "have nothing in common to divide"
+            "have no common state to divide"
         )
 
 
 def rows_of(placement: Replicated) -> SampleRows | None:
-    """The placement by rows; None if samples have no rows of their own."""
+    """Return the placement by rows; None if samples have no rows of their own."""
     return placement if isinstance(placement, SampleRows) else None
 
 
@@ -187,7 +187,7 @@ class Shard(Replicated):
     flattened: ClassVar[bool] = True
 
     def own(self, length: int) -> range:
-        """The part of a flattened tensor that this rank holds."""
+        """Return the part of a flattened tensor that this rank holds."""
         return share(length, self.ranks, self.rank)
 
     def place(self, everything: Runs) -> Runs:
@@ -196,24 +196,24 @@ class Shard(Replicated):
         return everything.within(own.start, own.stop)
 
     def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
-        """The full shape."""
+        """Return the full shape."""
         return tuple(full)
 
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
-        """A shard has one axis."""
+        """Return the shape of a shard, which has one axis."""
         return (size,)
 
 
 @dataclass(frozen=True)
 class Shares(Replicated):
-    """Flat tensors of a method in shards; its other tensors are on every rank.
+    """Placement with some flat tensors of a method in shards and the others on every rank.
 
     Parameters
     ----------
     shard
         Shard that this rank holds.
     names
-        Names of the tensors in shards, each with one axis.
+        Names of the tensors that are in shards, each with one axis.
     """
 
     shard: Shard
@@ -223,7 +223,7 @@ class Shares(Replicated):
     partial: ClassVar[str] = "a shard"
 
     def own(self, length: int) -> range:
-        """The part of a flat tensor that this rank holds."""
+        """Return the part of a flat tensor that this rank holds."""
         return self.shard.own(length)
 
     def over(self, name: str) -> Over:
@@ -236,15 +236,15 @@ class Shares(Replicated):
 
     @property
     def modules(self) -> Over:
-        """All ranks, because each evaluates the whole module."""
+        """All ranks, because each of them evaluates the whole module."""
         return "replicas"
 
     def penalty_share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """The whole penalty of this rank's part."""
+        """Return ``(0, 1)``: this rank computes the whole penalty of its part."""
         return 0, 1
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
-        """The same placement: the optimiser's state is where the weights are."""
+        """Return this placement: the optimiser's state is where the weights are."""
         return self
 
 

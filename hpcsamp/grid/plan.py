@@ -1,7 +1,8 @@
 """Plan a grid: world = D data groups x P sample ranks x M model ranks.
 
-The model axis is innermost, then the sample axis: ranks that exchange most are nearest. Pure
-functions of the list of node names, testable without MPI and for thousands of simulated nodes.
+The model axis is innermost, followed by the sample axis, so the ranks that exchange most are
+nearest. Pure functions of the list of node names, testable without MPI and for thousands of
+simulated nodes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from hpcsamp.names import SampleAxis
 AxisName = Literal["data", "sample", "model"]
 AXES: tuple[AxisName, ...] = get_args(AxisName)
 
-#: Ranks that take part in an exchange: all, those along an axis through this rank, or those that
-#: hold the same part of the network (along data and sample; all ranks if no network is in parts).
+#: Ranks that take part in an exchange: all ranks, those along an axis through this rank, or those
+#: that hold the same part of the network (along data and sample; all ranks if the network is not
+#: split).
 Over = AxisName | Literal["world", "replicas"]
 OVERS: tuple[Over, ...] = (*AXES, "world", "replicas")
 
@@ -39,9 +41,9 @@ class Grid:
     ----------
     groups
         World ranks of each sample group, whose ranks share a batch: ``D`` tuples of ``P * M``
-        ranks, in sample order with the model ranks of a sample rank beside each other.
+        ranks, in sample order, with the model ranks of a sample rank next to each other.
     model_size
-        ``M``, the number of ranks that hold one network in parts.
+        ``M``, the number of ranks that each hold a part of one network.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -49,7 +51,7 @@ class Grid:
 
     @property
     def data_size(self) -> int:
-        """``D``, the number of data groups, and of different batches per step."""
+        """``D``, the number of data groups, i.e. of different batches per step."""
         return len(self.groups)
 
     @property
@@ -73,7 +75,7 @@ class Grid:
         return size
 
     def place(self, rank: int) -> GridPosition:
-        """Position of a world rank on each axis."""
+        """Return the position of a world rank on each axis."""
         for d, group in enumerate(self.groups):
             if rank in group:
                 return GridPosition(d, *divmod(group.index(rank), self.model_size))
@@ -133,8 +135,8 @@ def plan_grid(nodes: Sequence[str], samples: SampleAxis = "node", model: int = 1
         if sizes[small] != sizes[large]:
             raise UsageError(
                 f'parallel.samples = "node" needs the same number of ranks on every node, but '
-                f"{small} has {sizes[small]} and {large} has {sizes[large]}; start equally many "
-                f"ranks on each node or give the size of a sample group as a number"
+                f"{small} has {sizes[small]} and {large} has {sizes[large]}; start the same "
+                f"number of ranks on each node, or set parallel.samples to a number"
             )
         check_sizes(len(nodes), sizes[small], samples, model, f"node {small}")
         return Grid(tuple(tuple(ranks) for ranks in by_node.values()), model)
@@ -172,7 +174,7 @@ def check_sizes(
     Raises
     ------
     UsageError
-        Naming the numbers that do not fit together.
+        If the sizes do not divide the number of ranks; the message names the numbers.
     """
     if samples == "node":
         if model > per_node:
@@ -195,7 +197,7 @@ def check_sizes(
 
 
 def share(total: int, parts: int, index: int) -> range:
-    """The ``index``-th of ``parts`` contiguous, nearly equal shares of ``range(total)``.
+    """Return the ``index``-th of ``parts`` contiguous, nearly equal shares of ``range(total)``.
 
     Shares differ by at most one in length and cover the range in order: S = 16 samples over P = 3
     ranks are 5, 5 and 6.
@@ -204,7 +206,7 @@ def share(total: int, parts: int, index: int) -> range:
 
 
 def share_samples(samples: int, ranks: int, rank: int) -> range:
-    """The samples of one rank of a sample group.
+    """Return the samples of one rank of a sample group.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import ctypes
 import time
 from collections.abc import Callable
 
-# Gives the core to another rank, and (through ctypes) the interpreter lock to another thread.
+# Yields the core to another rank and, through ctypes, the interpreter lock to another thread.
 _give_way = ctypes.CDLL(None).sched_yield
 
 
@@ -16,7 +16,7 @@ def wait(done: Callable[[], bool]) -> None:
     Parameters
     ----------
     done
-        The condition: cheap and without side effects.
+        Condition, which must be cheap and without side effects.
     """
     for _ in range(50):
         if done():

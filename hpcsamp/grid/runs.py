@@ -1,8 +1,8 @@
 """Runs of a flattened tensor: positions of the numbers that a rank holds in the whole.
 
 Pure functions of shapes. Parts of model ranks, rows of members and shards of sample ranks are all
-runs, and so is the intersection of two of them; so a checkpoint written on one grid can be read on
-any other.
+runs, and so is the intersection of two of them. A checkpoint written on one grid can therefore be
+read on any other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Runs:
 
     @classmethod
     def whole(cls, shape: Iterable[int]) -> Runs:
-        """The single run of a whole tensor."""
+        """Return the single run of a whole tensor."""
         shape = tuple(shape)
         return cls.of(shape, [(0, math.prod(shape))])
 
@@ -52,7 +52,7 @@ class Runs:
 
     @cached_property
     def size(self) -> int:
-        """Number of numbers in all runs."""
+        """Count of the numbers in all runs."""
         return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
 
     @property
@@ -62,11 +62,11 @@ class Runs:
 
     @cached_property
     def _before(self) -> np.ndarray:
-        """``(k + 1,)`` number of numbers in the runs before each run."""
+        """``(k + 1,)`` count of the numbers in the runs before each run."""
         return np.concatenate([[0], (self.bounds[:, 1] - self.bounds[:, 0]).cumsum()])
 
     def within(self, start: int, stop: int) -> Runs:
-        """The numbers at positions ``start ... stop - 1`` of this subset."""
+        """Return the numbers at positions ``start ... stop - 1`` of this subset."""
         first = np.maximum(self._before[:-1], start)
         last = np.minimum(self._before[1:], stop)
         shift = self.bounds[:, 0] - self._before[:-1]

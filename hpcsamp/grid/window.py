@@ -16,7 +16,7 @@ SHARED_MEMORY = "/dev/shm"
 
 
 def shared_memory_free() -> int:
-    """Free bytes of shared memory on this node; using more would cause a bus error."""
+    """Return the free bytes of shared memory on this node; using more causes a bus error."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -58,7 +58,7 @@ class Window:
         self.memory = raw[start : start + size]
 
     def sync(self) -> None:
-        """Memory barrier: call it after writing, before notifying others, and when notified."""
+        """Memory barrier; call it after writing, before notifying others, and when notified."""
         if self._window is not None:
             self._window.Sync()
 

@@ -1,4 +1,4 @@
-"""A project of one's own: a network, a configuration, job scripts and a test for a dataset."""
+"""New projects: a network to edit, a configuration, job scripts and a test for a dataset."""
 
 from hpcsamp.project.write import write
 

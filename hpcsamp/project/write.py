@@ -23,21 +23,20 @@ def write(folder: str | Path, data: str | Path) -> list[Path]:
     Parameters
     ----------
     folder
-        It must not exist, or be empty.
+        Folder of the project, which must be empty or not exist.
     data
-        The dataset folder, which the files name as seen from ``folder``.
+        The dataset folder, written to the files relative to ``folder``.
 
     Returns
     -------
-    list of Path
-        The files.
+    list of Path The files written.
 
     Raises
     ------
     DataError
         If there is no such dataset.
     UsageError
-        If the folder holds something.
+        If the folder is not empty.
     """
     folder, manifest = Path(folder), read_manifest(data)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -61,7 +60,7 @@ def write(folder: str | Path, data: str | Path) -> list[Path]:
 
 
 def _network(manifest: Manifest, data: str | Path) -> tuple[str, list[str]]:
-    """The file of a network for the inputs of a dataset, and its keys in ``[model]``."""
+    """Return the network file for the inputs of a dataset, and its keys in ``[model]``."""
     shape, lines = input_shape(manifest), []
     if isinstance(manifest.inputs, dict) and shape is None:
         name = "several"
@@ -78,7 +77,7 @@ def _network(manifest: Manifest, data: str | Path) -> tuple[str, list[str]]:
 
 
 def _words(data: str | Path, splits: list[str]) -> int:
-    """One more than the largest id of all splits."""
+    """Return one more than the largest id of all splits."""
     largest = 0
     for split in splits:
         with Dataset.open(data, split) as items:

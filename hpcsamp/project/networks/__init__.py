@@ -1,1 +1,1 @@
-"""Networks that a project begins with, one file for each kind of inputs."""
+"""Initial networks of a project, one file for each kind of inputs."""

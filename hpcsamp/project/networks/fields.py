@@ -23,6 +23,6 @@ class Network(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs of a batch."""
+        """Return the outputs of a batch."""
         y: Tensor = self.layers(x)
         return y

@@ -15,7 +15,7 @@ class Network(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs of a batch."""
+        """Return the outputs of a batch."""
         _, last = self.recurrent(self.embedding(x.flatten(1)))
         y: Tensor = self.head(last[-1])
         return y

@@ -25,6 +25,6 @@ class Network(nn.Module):
         self.head = nn.Linear(4 * width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs of a batch."""
+        """Return the outputs of a batch."""
         y: Tensor = self.head(self.features(x))
         return y

@@ -21,6 +21,6 @@ class Network(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs of a batch."""
+        """Return the outputs of a batch."""
         y: Tensor = self.layers(x)
         return y

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 class Network(nn.Module):
     """A layer for each input, whose results are added. It takes the inputs by position, in the
-    order of the dataset; arguments with the names of the inputs would get them by name.
+    order of the dataset; if its arguments are named like the inputs, it receives them by name.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class Network(nn.Module):
         self.last = nn.Linear(hidden, outputs)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Outputs of a batch."""
+        """Return the outputs of a batch."""
         hidden = sum(
             layer(x.flatten(1).to(self.last.weight))  # ids and flags as numbers: embed ids instead
             for layer, x in zip(self.first, inputs, strict=True)
