@@ -251,7 +251,7 @@ def _facts(runs: Sequence[RunRecord]) -> list[Row]:
         row("peak memory", [r.get("peak_rss_mb") for r in s], "MB, of the rank that uses most"),
         row(
             "parameters",
-            [(r.get("parameters_sha256") or "")[:16] for r in s],
+            [(r.get("parameters_sha256") or "")[:12] for r in s],
             "first digits of SHA-256",
         ),
     ]
