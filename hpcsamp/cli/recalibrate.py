@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits, Verbose, check_levels
+from hpcsamp.cli.options import AcceptEdits, Quiet, Verbose, check_levels
 from hpcsamp.cli.posterior import (
     Checkpoint,
     Data,
@@ -64,6 +64,7 @@ def recalibrate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the fitted values to this JSON file.")
     ] = None,
+    quiet: Quiet = False,
     verbose: Verbose = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
@@ -79,7 +80,7 @@ def recalibrate(
 
         mpirun -n 4 hpcsamp recalibrate runs/a --scaling vector --conformal raps --coverage 0.95
     """
-    check_levels(False, verbose)
+    check_levels(quiet, verbose)
     from hpcsamp.prediction.calibration_fit import Options
     from hpcsamp.watchdog import STALL
 
@@ -91,7 +92,7 @@ def recalibrate(
 
         result = recalibrate_run(posterior, options, data=data, split=split)
     if posterior.topology.is_root:
-        for line in result["notes"]:
+        for line in [] if quiet else result["notes"]:
             typer.echo(line)
         _show(run, result, json_file)
 

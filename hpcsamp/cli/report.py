@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpcsamp.cli.options import AcceptEdits
+from hpcsamp.cli.options import AcceptEdits, Quiet
 
 
 def report(
@@ -34,6 +34,7 @@ def report(
     single_file: Annotated[
         bool, typer.Option("--single-file", help="Embed the figures, so that the page is one file.")
     ] = False,
+    quiet: Quiet = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Write a page with the learning curves, calibration and most uncertain items of a run.
@@ -62,8 +63,9 @@ def report(
     if out is None and len(runs) > 1:
         raise UsageError("comparing several runs needs an output folder: add --out DIR")
     made = build(runs, out or runs[0] / "report", split=split, items=items, single_file=single_file)
-    for line in made.notes:
-        typer.echo(f"left out: {line}")
-    for picture in made.pictures:
-        typer.echo(f"drew {picture}")
+    if not quiet:
+        for line in made.notes:
+            typer.echo(f"left out: {line}")
+        for picture in made.pictures:
+            typer.echo(f"drew {picture}")
     typer.echo(f"page {made.page}")
