@@ -143,7 +143,7 @@ def test_ranks_has_one_meaning():
 
 
 def test_commands_with_progress_have_levels():
-    with_levels = {("train",), ("evaluate",), ("predict",), ("doctor",)}
+    with_levels = {("train",), ("evaluate",), ("predict",), ("doctor",), ("recalibrate",)}
     with_levels |= {("ingest", name) for name in SETS}
     for path, command in COMMANDS.items():
         have = {o for p in command.params for o in p.opts}
@@ -183,6 +183,9 @@ def test_levels_of_output(ranks, small, tmp_path):
         assert found["-v"].out == found[""].out
         reading = [len(re.findall(r" test: [\d,]+ items, ", f.err)) for f in found.values()]
         assert reading == [0, 0, 1], found["-v"].err  # by rank 0 only
+    if ranks == 1:
+        done = launch(1, "-m", "hpcsamp", "report", str(tmp_path / "n"), "-q", timeout=120)
+        assert done.out.splitlines() == [f"page {tmp_path / 'n' / 'report' / 'index.html'}"]
 
 
 def test_levels_exclude_each_other(hpcsamp, tmp_path):

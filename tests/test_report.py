@@ -417,6 +417,8 @@ def test_fans_show_items_of_low_median_and_high_uncertainty(tmp_path):
     read = read_run(run)
     axes = forecast_fans(read, read.evaluation("test")).axes
     assert "low uncertainty, item 11" in [a.get_title() for a in axes]
+    for a in axes:  # no text lies over the curves
+        assert all(text.get_position()[1] > 1 for text in a.texts)
     truth = axes[0].lines[-1].get_ydata()
     assert np.allclose(truth, target[11])
     assert axes[0].get_ylabel() == "MW"

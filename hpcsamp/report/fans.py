@@ -60,9 +60,9 @@ def forecast_fans(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     for i, axes in enumerate(np.ravel(grid)):
         past = None if history is None else history[i]
         _fan(axes, steps, bands[i], levels, truth[i], past)
-        axes.set_title(f"{names[i]} uncertainty, item {index[i]}", fontsize=8.5)
-        axes.text(0.985, 0.03, f"mean variance {total[i]:.3g}", transform=axes.transAxes,
-                  ha="right", va="bottom", fontsize=7.5, color=style.GREY)  # fmt: skip
+        axes.set_title(f"{names[i]} uncertainty, item {index[i]}", fontsize=8.5, pad=15)
+        axes.text(0, 1.03, f"mean variance {total[i]:.3g}", transform=axes.transAxes,
+                  ha="left", va="bottom", fontsize=7.5, color=style.GREY)  # fmt: skip
     for axes in grid[:, 0]:
         axes.set_ylabel(unit or "target")
     for axes in grid[-1]:
