@@ -27,6 +27,7 @@ from typing import Any
 
 # Names are imported on first use, so that `hpcsamp --help` does not wait for torch or start MPI.
 _HOME = {
+    "Campaign": "hpcsamp.campaign.points",
     "LearnedNoise": "hpcsamp.models",
     "MeanField": "hpcsamp.methods",
     "Topology": "hpcsamp.grid",

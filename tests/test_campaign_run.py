@@ -180,6 +180,18 @@ def test_24_points_one_fails_and_one_is_killed(case):
     assert 'next time: time = "00:05:00" for 1 rank on 1 node' in out
     best = max(rows, key=lambda r: float(r["valid.accuracy"]))["folder"]
     assert best in case("best", "accuracy")
+    report = case.file.with_name("report")
+    out = case("report", "--metric", "accuracy", "--out", report)
+    assert "left out: learning curves" in out  # these runs have none
+    page = (report / "index.html").read_text()
+    assert "24 points: 23 done, 1 failed." in page
+    assert "exit 1: this one fails by design" in page
+    assert page.count("<tr>") == 2 + 1 + 24
+    assert sorted(p.name for p in report.glob("*.png")) == ["keys-and-metric.png"]
+    assert "method.samples" in page
+    frame = Campaign(case.file).frame()
+    assert frame.shape[0] == 23
+    assert frame.loc[frame["valid.accuracy"].idxmax(), "folder"] == best
     assert "agrees: parameters are equal to the bit" in case("verify", "--random")
     assert processes(case) == []  # no daemon stays
 

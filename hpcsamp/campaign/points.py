@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcsamp import config
 from hpcsamp.campaign import axes, resources, site, spec
@@ -22,6 +22,9 @@ from hpcsamp.grid import check_sizes
 from hpcsamp.names import SampleAxis
 from hpcsamp.sealing.text import read_json
 from hpcsamp.spelling import hint, shown
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _WHEN = (
     *("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory"),
@@ -81,9 +84,12 @@ class Campaign:
     """
 
     def __init__(
-        self, file: Path, site_name: str | None = None, datasets: Mapping[str, str] | None = None
+        self,
+        file: str | Path,
+        site_name: str | None = None,
+        datasets: Mapping[str, str] | None = None,
     ) -> None:
-        self.file = file
+        self.file = file = Path(file)
         self.spec = spec.read(file)
         self.root = (file.parent / self.spec.root).resolve()
         self.folder = self.root / (self.spec.folder or f"campaigns/{self.spec.name}")
@@ -136,6 +142,25 @@ class Campaign:
         """Return the known uids of the datasets that the points use, by path."""
         _ = self.points
         return self.known_datasets
+
+    def frame(self) -> DataFrame:
+        """Return the results of all finished points as a pandas data frame, one row per point.
+
+        The index is the number of the point; columns are those of ``hpcsamp campaign collect``. The
+        scheduler is not asked.
+
+        Raises
+        ------
+        DataError
+            If the campaign's state is damaged.
+        """
+        import pandas
+
+        from hpcsamp.campaign.collect import collect
+
+        results = collect(self, ask_scheduler=False)
+        columns = results.columns or ["point", "folder"]
+        return pandas.DataFrame(results.rows, columns=columns).set_index("point")
 
     # Reading ----------------------------------------------------------------------------------
 

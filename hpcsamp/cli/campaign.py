@@ -296,6 +296,7 @@ for _command in (
     campaign_results.collect,
     campaign_results.best,
     campaign_results.account,
+    campaign_results.report,
     campaign_results.verify,
     campaign_search.search,
     campaign_files.adopt,

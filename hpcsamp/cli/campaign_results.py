@@ -1,4 +1,4 @@
-"""``hpcsamp campaign collect``, ``best``, ``account`` and ``verify``: results and their cost."""
+"""``hpcsamp campaign collect``, ``best``, ``account``, ``report``, ``verify``: the results."""
 
 from __future__ import annotations
 
@@ -194,6 +194,56 @@ def account(
 
 def _share(part: float | None, whole: float) -> str | None:
     return None if part is None or not whole else f"{part / whole:.0%}"
+
+
+def report(
+    campaign: File,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Output folder (default: report in its folder).")
+    ] = None,
+    site: SiteName = None,
+    metric: Annotated[
+        str, typer.Option(help="Metric to draw against the keys: a column of collect.")
+    ] = "nll",
+    curves: Annotated[
+        list[str] | None,
+        typer.Option("--curves", help="Point whose learning curves are drawn (default: the best)."),
+    ] = None,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="Write one file that contains its figures.")
+    ] = False,
+    offline: Offline = False,
+    where: Where = None,
+    state: States = None,
+    point: Chosen = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Write a page with the table of points, keys against a metric, learning curves and failures.
+
+    Examples:
+
+        hpcsamp campaign report sweep.toml --out report
+
+        hpcsamp campaign report sweep.toml --metric accuracy --curves 3 --curves 7
+    """
+    from hpcsamp.campaign.points import find
+    from hpcsamp.campaign.selection import select
+    from hpcsamp.report import sweep
+
+    made = load(campaign, site)
+    selection = select(where, state or (), point or ())
+    done = sweep.build(
+        made,
+        look(made, not offline),
+        out or made.folder / "report",
+        metric=metric,
+        selection=selection if selection else None,
+        curves=[find(made.points, text).name for text in curves or ()],
+        single_file=single_file,
+    )
+    for line in done.notes:
+        typer.echo(f"left out: {line}")
+    typer.echo(f"page {done.page}")
 
 
 def verify(

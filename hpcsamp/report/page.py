@@ -99,6 +99,7 @@ td { font-variant-numeric: tabular-nums; min-width: 6.5rem; }
 td:last-child { padding-right: 0; }
 small { display: block; font-weight: 400; font-size: .85rem; line-height: 1.35;
         color: var(--pale); }
+.wide { overflow-x: auto; }
 .figures { display: grid; gap: 1.2rem; align-items: start; }
 .several .figures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 figure { margin: 0; max-width: 34rem; }
@@ -173,19 +174,39 @@ def html(
     if lines := _coverages(runs, evaluations):
         sections.append(("Stated and observed coverage", lines))
     for heading, group in groupby(pictures, key=lambda picture: picture.title):
-        sections.append((heading, _figures(list(group))))
+        sections.append((heading, figures(list(group))))
     if notes:
-        lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
-        sections.append(("Left out", f"<ul>{lines}</ul>"))
+        sections.append(("Left out", listing(notes)))
+    alone = len(runs) == 1
+    caveats = "\n".join(_caveat(run, alone=alone) for run in runs if run.caveats)
+    return document(title, sections, caveats, several=not alone)
+
+
+def document(
+    title: str, sections: Sequence[tuple[str, str]], caveats: str = "", *, several: bool
+) -> str:
+    """The HTML of a page from its sections, each a heading and its HTML.
+
+    Parameters
+    ----------
+    title
+        Title and first heading.
+    sections
+        Heading and HTML of each section.
+    caveats
+        HTML below the title.
+    several
+        Whether figures are laid out side by side, as for several runs.
+    """
     contents = "".join(
         f'<li><a href="#section-{i}">{escape(heading)}</a></li>'
         for i, (heading, _) in enumerate(sections, start=1)
     )
     body = [
         f"<header><h1>{escape(title)}</h1>",
-        *(_caveat(run, alone=len(runs) == 1) for run in runs if run.caveats),
+        *([caveats] if caveats else []),
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>',
-        f'<main class="{"alone" if len(runs) == 1 else "several"}">',
+        f'<main class="{"several" if several else "alone"}">',
         *(
             f'<section id="section-{i}">\n<h2>{escape(heading)}</h2>\n{inside}\n</section>'
             for i, (heading, inside) in enumerate(sections, start=1)
@@ -201,6 +222,24 @@ def html(
     )
 
 
+def listing(lines: Sequence[str]) -> str:
+    """A list of lines."""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table with a heading for each column, which scrolls sideways on narrow screens."""
+    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
+    cells = [["" if v is None else escape(_number(v)) for v in row] for row in rows]
+    body = "\n".join(
+        f"<tr>{''.join(f'<td>{content}</td>' for content in row)}</tr>" for row in cells
+    )
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
 def _caveat(run: RunRecord, *, alone: bool) -> str:
     whose = "" if alone else f"{run.name}: "
     return (
@@ -209,7 +248,7 @@ def _caveat(run: RunRecord, *, alone: bool) -> str:
     )
 
 
-def _figures(pictures: Sequence[Picture]) -> str:
+def figures(pictures: Sequence[Picture]) -> str:
     """Return the HTML of a section: its caption, and one figure or one per run side by side."""
     lines = [f"<p>{escape(pictures[0].caption)}</p>", '<div class="figures">']
     for picture in pictures:
