@@ -42,6 +42,10 @@ COMMANDS = {
         "hpcsamp.cli.recalibrate:recalibrate",
         "Fit temperature scaling and conformal prediction to a split; later results use them.",
     ),
+    "laplace": (
+        "hpcsamp.cli.laplace:laplace",
+        "Fit a Laplace posterior to a trained network; later predictions draw from it.",
+    ),
     "ingest": (
         "hpcsamp.cli.ingest:app",
         "Convert raw data to a dataset folder of HDF5 shards.",

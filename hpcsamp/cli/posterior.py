@@ -52,6 +52,7 @@ def posterior_of(
     stall_file: Path,
     *,
     recalibrate: bool = True,
+    laplace: bool = True,
 ) -> Iterator[Posterior]:
     """Load a run on the ranks of this job and watch for stalled ranks in the block. Collective."""
     from hpcsamp.grid import init, together
@@ -81,5 +82,7 @@ def posterior_of(
 
     seconds = config.training.stall if stall is None else stall
     with Watchdog(topology.world, seconds, stall_file):
-        restored = restore(folder, config, topology, samples=samples, which=checkpoint)
+        restored = restore(
+            folder, config, topology, samples=samples, which=checkpoint, posterior=laplace
+        )
         yield Posterior(restored, topology, recalibrate=recalibrate)

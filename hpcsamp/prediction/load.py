@@ -93,7 +93,7 @@ def load(
         inside = found.checkpoints / which
         which = str(inside) if inside.is_file() else which
     with nullcontext() if module is None else offered(module):
-        restored = restore(found, config, topology, samples=samples, which=which)
+        restored = restore(found, config, topology, samples=samples, which=which, posterior=True)
     return LoadedPosterior(restored, topology, module, recalibrate=recalibrated)
 
 

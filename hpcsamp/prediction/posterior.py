@@ -13,6 +13,7 @@ from hpcsamp.data.manifest import read_manifest
 from hpcsamp.errors import DataError
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import FittedGaussian, Likelihood
+from hpcsamp.methods.laplace import Laplace
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.schema import as_trained
 from hpcsamp.prediction.settling import Passed
@@ -110,6 +111,7 @@ class Posterior:
             "samples": self.samples,
             "method": self.config.method.name,
             "temperature": self.config.loss.temperature,
+            **({"laplace": self._facts_of_laplace()} if isinstance(self.method, Laplace) else {}),
             **({"noise": self.noise} if self.noise else {}),
             **({"recalibration": self._facts_of_recalibration()} if self.recalibration else {}),
         }
@@ -206,6 +208,10 @@ class Posterior:
             self.notes = [] if unused is None else [unused]
             if unused is None:
                 self.task = recalibrated(self.run.task, found.targets)
+
+    def _facts_of_laplace(self) -> dict[str, Any]:
+        assert isinstance(self.method, Laplace)
+        return {"layers": self.method.layers, "prior_precision": self.method.precision}
 
     def _facts_of_recalibration(self) -> dict[str, Any]:
         found = self.recalibration

@@ -1,6 +1,6 @@
 """The folder of a run: configuration, provenance, metrics, summary. Rank 0 writes it.
 
-config.toml  data.json  noise.json  recalibration.json  provenance.json  metrics.jsonl
+config.toml  data.json  noise.json  recalibration.json  laplace.json  provenance.json  metrics.jsonl
 checkpoints/  evaluation/  summary.json
 
 All files are sealed (:mod:`hpcsamp.sealing`) for this run, whose random name is stored in

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcsamp.config import RunConfig, check
 from hpcsamp.errors import CheckpointError
 from hpcsamp.grid import Topology, together
-from hpcsamp.run import checkpoint, chosen, noise_form, resolve
+from hpcsamp.run import checkpoint, chosen, laplace, noise_form, resolve
 from hpcsamp.run.assemble import Run, in_turn
 from hpcsamp.run.folder import RunFolder
 from hpcsamp.run.places import Places
@@ -50,6 +50,7 @@ def restore(
     *,
     samples: int | None = None,
     which: str = "last",
+    posterior: bool = False,
 ) -> Restored:
     """Restore a run with the parameters of a checkpoint. Collective over the world.
 
@@ -60,6 +61,9 @@ def restore(
         draws.
     which
         ``"last"``, ``"best"``, or the path of a checkpoint.
+    posterior
+        Whether the method is the Laplace posterior of the checkpoint (``hpcsamp laplace``), if it
+        has one.
 
     Raises
     ------
@@ -109,9 +113,15 @@ def restore(
         method.load_state_dict(part)
         method.step = saved["step"]
         chosen.take(saved, method, topology)
+    if posterior:
+        own = path.resolve().parent == folder.checkpoints.resolve()
+        run.method = laplace.apply(run, topology, folder, saved["step"], own=own)
+        run.method.step = saved["step"]
+    with together(topology.world):
+        trained_by, method = method, run.method
         samples = method.prediction_samples(samples or config.evaluation.samples)
         method.prediction_share(samples, topology.sample_size, topology.sample_rank)
-    if method.draws_weights:
+    if method.draws_weights and method is trained_by:
         noise_form.of_prediction(path, saved, topology)
     return Restored(run, folder, trained, path, saved["step"], samples)
 
