@@ -158,3 +158,31 @@ def test_the_driver_is_read(tmp_path):
         "GCC version:  gcc version 12.2.0\n"
     )
     assert devices.driver(tmp_path, tmp_path) == "550.54.15"
+
+
+@pytest.mark.parametrize(("code", "pinned"), [(0, True), (712, False)])
+def test_memory_of_batches_is_pinned_until_it_is_freed(monkeypatch, caplog, code, pinned):
+    import numpy as np
+    import torch
+
+    from hpcsamp.data import feed
+
+    class Runtime:
+        def __init__(self):
+            self.registered = set()
+
+        def cudaHostRegister(self, address, size, flags):  # noqa: N802
+            assert (size, flags) == (64, 0)
+            self.registered.add(address)
+            return code
+
+        def cudaHostUnregister(self, address):  # noqa: N802
+            self.registered.remove(address)
+
+    runtime, memory = Runtime(), np.zeros(64, np.uint8)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    assert feed._pin(memory) is pinned
+    assert runtime.registered == {memory.ctypes.data}
+    assert ("could not be pinned (CUDA error 712)" in caplog.text) is not pinned
+    feed._unpin(memory)
+    assert not runtime.registered

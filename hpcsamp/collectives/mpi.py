@@ -73,8 +73,11 @@ class MpiCollectives(Collectives):
                 )
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin to sum over some ranks. Tensors copied through host memory are summed at once."""
-        if not self._usable(x):
+        """Begin to sum over some ranks. On a GPU, or through host memory, the sum is made at once.
+
+        Open MPI's reductions that do not block take no GPU memory, even if the others do.
+        """
+        if x.device.type != "cpu" or not self._usable(x):
             return super().begin_sum_gradient(x, over)
         comm = self._comms[over]
         MPI = library(comm)  # noqa: N806
@@ -110,7 +113,13 @@ class MpiCollectives(Collectives):
         return found
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Sum over some ranks, each of which receives its part."""
+        """Sum over some ranks, each of which receives its part.
+
+        Tensors on a GPU are summed whole: Open MPI 4 has no MPI_Reduce_scatter for GPU memory (its
+        coll/cuda component implements MPI_Allreduce, but not this).
+        """
+        if self._direct(x):
+            return super().scatter_sum(x, counts, over)
         whole = self._buffer(x)
         part = _empty(whole, (counts[self.place(over)],))
         with here.waiting(Doing.EXCHANGE):

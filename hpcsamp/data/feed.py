@@ -102,8 +102,7 @@ class Feed:
                 more("shared-memory"),
             )
         ring = Ring(group.ring_comm, sum(sizes), room.slots, sum(t.count for t in self._tables))
-        if self.topology.device.type == "cuda":
-            _pin(ring.memory)
+        self._pinned = self.topology.device.type == "cuda" and _pin(ring.memory)
         return ring
 
     def _make_checkers(self, verify: Verify) -> list[Checker]:
@@ -193,15 +192,27 @@ class Feed:
         if not self._prefetcher.stop(60):
             raise HpcsampError("the prefetch thread hangs in a read that the other ranks have left")
         self._reader.close()
+        if self._pinned:
+            _unpin(self._ring.memory)
         self._ring.free()
         self._group.free()
 
 
-def _pin(memory: np.ndarray) -> None:
-    """Register a ring with the GPU driver, so that copies from it are asynchronous."""
+def _pin(memory: np.ndarray) -> bool:
+    """Register a ring with the GPU driver, so that copies from it are asynchronous.
+
+    Returns whether it is registered. It must then not be freed before :func:`_unpin`: the driver
+    would go on to take its addresses for pinned, and refuse the next ring that gets them.
+    """
     address, size = memory.__array_interface__["data"][0], memory.nbytes
     code = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))
     if code != 0:
         log.warning(
             "the memory of batches could not be pinned (CUDA error %d): copies will be slower", code
         )
+    return code == 0
+
+
+def _unpin(memory: np.ndarray) -> None:
+    """Undo :func:`_pin`, after the last copy from the ring has ended."""
+    torch.cuda.cudart().cudaHostUnregister(memory.__array_interface__["data"][0])
