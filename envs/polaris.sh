@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # envs/polaris.sh: Polaris at Argonne (ALCF), four A100 a node, PBS.
 #
-# Follows https://docs.alcf.anl.gov/polaris/running-jobs/ and /polaris/data-science/frameworks/.
+# Follows https://docs.alcf.anl.gov/polaris/running-jobs/ and /polaris/data-science/frameworks/, as of
+# summer 2026. The queue prod takes at least ten nodes; debug-scaling takes fewer.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
-#     qsub -A ACCOUNT -q prod -l select=2:ncpus=64:mpiprocs=4:ompthreads=16 \
+#     qsub -A ACCOUNT -q debug-scaling -l select=2:ncpus=64:mpiprocs=4:ompthreads=16 \
 #         -l filesystems=home:eagle -v HPCSAMP_SITE=polaris,CONFIG=...,RUN=... jobscripts/pbs/train.pbs
 #
 # Compute nodes reach the package index through ALCF's proxy alone: source this on a login node.
