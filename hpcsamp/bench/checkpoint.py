@@ -1,4 +1,4 @@
-"""Checkpoints: bytes a second to a folder, and for how long training stops.
+"""Checkpoints: write speed to a folder in bytes per second, and how long training stops.
 
 Means, log standard deviations and the two moments of Adam are written by all ranks of the job at
 the same time, as a run does it. Variants take turns.
@@ -67,7 +67,7 @@ def stops(
     size
         Bytes of the whole checkpoint.
     sharded
-        Whether the ranks share out the optimiser's state.
+        Whether the optimiser's state is divided among the ranks.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def lines(of: dict[str, Any], size: int, whole: int, window: float, ranks: int) -> list[str]:
-    """The table for people.
+    """Return the results as lines of text.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def lines(of: dict[str, Any], size: int, whole: int, window: float, ranks: int) 
     size
         Bytes of the checkpoint that was written.
     whole, window
-        Bytes that must be on the disk within so many seconds.
+        Bytes that must be on the disk, and the seconds within which they must be.
     """
     median = statistics.median
     each = [median(r["on the disk"]) for r in of["rates"]]

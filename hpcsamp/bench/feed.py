@@ -1,4 +1,4 @@
-"""``hpcsamp bench feed``: time and bytes to bring the same batch to all ranks of a group.
+"""``hpcsamp bench feed``: time and bytes needed to deliver a batch to all ranks of a group.
 
 All feeders alternate in one run and read the same steps. Seconds are wall time per step until every
 rank has the batch; CPU seconds, requested bytes and read calls are sums over all ranks, the bytes

@@ -1,4 +1,4 @@
-"""Ways to bring the same batch to all ranks of a group: the usual ones and hpcsamp's.
+"""Ways to deliver a batch to all ranks of a group: the usual ones and hpcsamp's.
 
 Each feeder reads the same steps of the same order; afterwards every rank has all items of the batch
 in memory, in the order of the batch.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Feeder(ABC):
-    """Brings batches."""
+    """Interface of the ways to deliver batches."""
 
     name: str
 

@@ -1,7 +1,7 @@
 """Time the training step on one device, and compare it with the bounds that are set for a GPU.
 
 Several ranks on one GPU exchange gradients with MPI, because NCCL does not support this. The same
-variants run on a CPU, where they test this code; their times say nothing about GPUs.
+variants run on a CPU, where they test this code; their times do not apply to GPUs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time the exchange of a gradient by each transport, as separate jobs in alternating rounds.
+"""Time the all-reduce of a gradient with each transport, as separate jobs in alternating rounds.
 
 Run as ``python -m hpcsamp.bench.transports NAME SIZES TIMES``, this module is one of these jobs.
 """
