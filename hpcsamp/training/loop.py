@@ -202,6 +202,9 @@ class Trainer:
         """
         if self.keeper.finished is not None:
             self.reporter.say(f"{self.folder.path} is finished: nothing remains to be trained")
+            self.ended = str(self.keeper.finished.get("ended", ""))
+            for line in summary.ending(self):
+                self.reporter.say(line)
             return self.keeper.finished
         for line in summary.opening(self):
             self.reporter.say(line)
