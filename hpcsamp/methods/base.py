@@ -291,7 +291,7 @@ class Method(Shareable):
         """
         raise UsageError(
             f"{type(self).__name__} cannot split a network over model ranks; set parallel.model "
-            f"= 1, or method.name to mean_field, ensemble or mc_dropout"
+            "= 1, or method.name to mean_field, ivon, ensemble or mc_dropout"
         )
 
     def check_parts(self) -> None:
