@@ -192,7 +192,7 @@ def test_24_points_one_fails_and_one_is_killed(case):
     frame = Campaign(case.file).frame()
     assert frame.shape[0] == 23
     assert frame.loc[frame["valid.accuracy"].idxmax(), "folder"] == best
-    assert "agrees: parameters are equal to the bit" in case("verify", "--random")
+    assert "agrees: parameters are bitwise equal" in case("verify", "--random")
     assert processes(case) == []  # no daemon stays
 
 
@@ -247,7 +247,7 @@ def test_points_that_train_and_the_numbers_again(hpcsamp, digits, small, tmp_pat
         assert list(f["epochs to valid.accuracy >= 0.05"]) == [1, 1]
     done = hpcsamp(*command, "verify", tmp_path / "sweep.toml", "2")
     assert done.code == 0, done.err
-    assert "parameters are equal to the bit; all metrics are equal" in done.out
+    assert "parameters are bitwise equal; all metrics are equal" in done.out
     done = hpcsamp(*command, "verify", tmp_path / "sweep.toml", "1", "--ranks", "2")
     assert done.code == 0, done.err
     assert "on 2 ranks instead of 1" in done.out

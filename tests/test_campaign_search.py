@@ -140,5 +140,5 @@ def test_searches_that_are_refused(file, old, new, words):
 
 
 def test_a_search_without_trials_has_no_points(file):
-    with pytest.raises(UsageError, match="no trial was asked for yet"):
+    with pytest.raises(UsageError, match="there are no trials yet"):
         _ = Campaign(file).points

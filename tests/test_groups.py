@@ -107,9 +107,12 @@ def test_standard_deviations_have_a_rate_of_their_own():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([Group("head.*")], "pattern = 'head.*' matches no parameter; there is 0.0.weight, 0.0.b"),
+        (
+            [Group("head.*")],
+            "pattern = 'head.*' matches no parameter; the parameters are 0.0.weight",
+        ),
         ([Group("0.1.*", "log_std")], "pattern = '0.1.*', of = 'log_std' matches no parameter"),
-        ([Group("0.*"), Group("*.bias")], "0.0.bias.mean is claimed by pattern = '0.*' and by"),
+        ([Group("0.*"), Group("*.bias")], "0.0.bias.mean is matched by pattern = '0.*' and by"),
     ],
 )
 def test_patterns_that_match_nothing_or_the_same_are_refused(groups, message):

@@ -80,7 +80,10 @@ def test_a_method_is_part_of_it():
         ({"method": MeanField}, "method must be .*got the class MeanField"),
         ({"method": nn.Linear(3, 2)}, "got a Linear; a module is wrapped by a method"),
         ({"method": None}, "method must be e.g. .*got a NoneType"),
-        ({"collectives": hs.init("none")}, "got a Topology; collectives are made of a topology"),
+        (
+            {"collectives": hs.init("none")},
+            "got a Topology; collectives are created from",
+        ),
         ({"collectives": method_of(), "method": Alone()}, "collectives must be .*got a MeanField"),
         ({"optimizer": Alone()}, "optimizer must be e.g. .*got a Alone"),
         ({"clip": 0}, "clip must be a number greater than 0, got 0"),
@@ -138,7 +141,7 @@ def test_parameters_of_two_types_are_refused():
 def test_shards_must_be_those_of_the_method():
     method = method_of()
     shards = Shards(method.parameters(), Alone())
-    with pytest.raises(UsageError, match=r"must be made of shards.parts"):
+    with pytest.raises(UsageError, match=r"must be created from shards.parts"):
         distribute(sgd(method), Alone(), method, updates=shards)
     optimizer = torch.optim.SGD(shards.parts, lr=0.1)
     distribute(optimizer, Alone(), method, updates=shards)

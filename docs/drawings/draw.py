@@ -112,7 +112,7 @@ def exactness() -> Drawing:
         250, 20, 100, 180, ORANGE, "statistics", "of all outputs:", "the loss of", "all S samples"
     )
     d.box(572, 20, 122, 180, GREEN, "sum of the", "gradients =", "the sequential", "gradient")
-    d.text(70, 232, "exchanged: a few numbers an item")
+    d.text(70, 232, "exchanged: a few numbers per item")
     d.text(690, 232, "exchanged: one gradient", "end")
     return d
 

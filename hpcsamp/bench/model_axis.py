@@ -189,8 +189,8 @@ def compare(samples: int, rounds: int, settings: Sequence[str]) -> dict[str, Any
         with together(world):
             if samples % ranks:
                 raise UsageError(
-                    f"--samples {samples}: the floor is 1/{ranks} of the products, so a multiple "
-                    f"of {ranks} samples is needed"
+                    f"--samples {samples}: the floor is 1/{ranks} of the matrix products, so "
+                    f"a multiple of {ranks} samples is needed"
                 )
             fixed = (
                 f"method.samples={samples}",

@@ -87,7 +87,7 @@ def size(value: Any) -> int:
 
 def _round(number: Any, places: Any = None) -> Any:
     if places is not None and (not _whole(places) or abs(places) > DIGITS):
-        raise ValueError(f"round takes from {-DIGITS} to {DIGITS} places")
+        raise ValueError(f"round accepts {-DIGITS} to {DIGITS} decimal places")
     return round(number, places)
 
 

@@ -131,7 +131,7 @@ class Campaign:
             found[point.name] = point
         if not found and self.spec.search is not None:
             raise UsageError(
-                f"{self.file}: no trial was asked for yet: hpcsamp campaign search starts them"
+                f"{self.file}: there are no trials yet: hpcsamp campaign search starts them"
             )
         if not found:
             raise UsageError(f"{self.file}: all combinations are excluded, there are no points")

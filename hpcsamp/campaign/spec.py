@@ -35,7 +35,9 @@ class Reach(BaseModel):
     metric: str = Field(description="e.g. accuracy")
     value: float
     event: str = Field("valid", description="event of the lines of metrics.jsonl to search")
-    below: bool = Field(False, description="the metric must be at most the value, not at least")
+    below: bool = Field(
+        False, description="true: the metric must be at most the value; false: at least the value"
+    )
 
 
 class Collect(BaseModel):

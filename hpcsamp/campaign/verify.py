@@ -146,7 +146,7 @@ def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) ->
     hashes = [str(s["parameters_sha256"]) for s in (a, b)]
     rows.insert(0, ("parameters", hashes[0][:12], hashes[1][:12]))
     if hashes[0] == hashes[1]:
-        return RunComparison(near, f"parameters are equal to the bit; {differ}", rows)
+        return RunComparison(near, f"parameters are bitwise equal; {differ}", rows)
     if grids[0] == grids[1]:
         return RunComparison(
             False, f"parameters differ on the same grid; {differ}{_news(then, now)}", rows

@@ -20,7 +20,7 @@ COMMANDS = {
     ),
     "feed": (
         "hpcsamp.cli.bench_feed:feed",
-        "Compare ways to deliver a batch to all ranks: duplicate reads, a broadcast and hpcsamp's.",
+        "Compare delivering a batch to all ranks by duplicate reads, a broadcast or a shared ring.",
     ),
     "exactness": (
         "hpcsamp.cli.bench_exactness:exactness",

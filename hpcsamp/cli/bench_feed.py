@@ -43,7 +43,7 @@ def feed(
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
 ) -> None:
-    """Compare ways to deliver a batch to all ranks: duplicate reads, a broadcast and hpcsamp's.
+    """Compare delivering a batch to all ranks by duplicate reads, a broadcast or a shared ring.
 
     Examples:
 

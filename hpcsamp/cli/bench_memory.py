@@ -70,8 +70,8 @@ def memory(
     rows.append(["while the run is built", "", f"{max(found['building']):.0f}", ""])
     title = (
         f"Memory of the rank that uses most, on D x P x M = {d} x {p} x {m}, optimizer.sharded = "
-        f"{found['sharded']}, {found['trained']:,} trained numbers per model rank; the last step "
-        f"took {found['seconds']:.2f} s"
+        f"{found['sharded']}, {found['trained']:,} trained parameters per model rank; the last "
+        f"step took {found['seconds']:.2f} s"
     )
     columns = ["part", "predicted MiB", "measured MiB", "measured / predicted"]
     show(title, columns, rows, json_file, found)

@@ -137,7 +137,7 @@ def _report(run: RunConfig, shapes: DataShapes, grid: Grid, json_file: Path | No
     weights = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in whole.method.parameters())
     shape = shapes.told(" x ")
-    typer.echo(f"{run.model.name}: {shape} in, {made.outputs:,} numbers out")
+    typer.echo(f"{run.model.name}: {shape} in, {made.outputs:,} outputs")
     typer.echo(f"parameters of the network: {weights:,}")
     what = "means, standard deviations, deterministic weights" if trained > weights else "trained"
     typer.echo(f"parameters under {run.method.name} ({what}): {trained:,}")

@@ -141,7 +141,7 @@ def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, updates: An
             a = "the class" if inspect.isclass(value) else "a"
             hint = ""
             if isinstance(value, Topology):
-                hint = "; collectives are made of a topology"
+                hint = "; collectives are created from a topology"
             elif isinstance(value, nn.Module):
                 hint = "; a module is wrapped by a method"
             raise UsageError(f"{said}: {name} must be e.g. {example}, got {a} {what}{hint}")

@@ -185,7 +185,7 @@ class Divided(Updates):
         if same and ids(parameters_of(optimizer)) == ids(self._made):
             return None
         return UsageError(
-            f"{type(optimizer).__name__} must be made of the parts of the groups of "
+            f"{type(optimizer).__name__} must be created from the parts of the groups of "
             f"{type(method).__name__}"
         )
 
@@ -208,14 +208,14 @@ def _claims(method: Method, groups: Sequence[Group]) -> list[tuple[Tensor, int, 
         if not found:
             near = suggest(group.pattern, {_parts_of(name, named)[0] for name in named})
             raise UsageError(
-                f"optimizer.groups: {group} matches no parameter{near}; there is "
+                f"optimizer.groups: {group} matches no parameter{near}; the parameters are "
                 f"{', '.join(_some(dict.fromkeys(_parts_of(n, named)[0] for n in named)))}"
             )
         for name in found:
             if name in claims:
                 raise UsageError(
-                    f"optimizer.groups: {name} is claimed by {groups[claims[name] - 1]} and by "
-                    f"{group}; a parameter is in one group"
+                    f"optimizer.groups: {name} is matched by {groups[claims[name] - 1]} and by "
+                    f"{group}; a parameter can be in one group only"
                 )
             claims[name] = number
     for name in claims:

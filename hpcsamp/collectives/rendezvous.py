@@ -75,7 +75,7 @@ def _connect(host: str, port: int, word: str, rank: int) -> Any:
         ) from e
     if answer != word:
         raise UsageError(
-            f"rank {rank} on {socket.gethostname()} found another program than rank 0 at "
+            f"rank {rank} on {socket.gethostname()} reached a program other than rank 0 at "
             f"{host}:{port}"
         )
     return store

@@ -127,9 +127,9 @@ class Updates:
         others = len(ids(own) - ids(named.values()))
         if others:
             return UsageError(
-                f"{others} of the {len(own)} parameters of {kind} are not of the {whose} that it "
-                f"is to train; create it from method.parameters(), and make other trainable "
-                f"tensors part of the module"
+                f"{others} of the {len(own)} parameters of {kind} do not belong to the {whose} "
+                f"that it is to train; create it from method.parameters(), and make other "
+                f"trainable tensors part of the module"
             )
         left = [repr(n) for n, p in named.items() if p.requires_grad and id(p) not in ids(own)]
         if left:
@@ -244,7 +244,7 @@ class Shards(Updates):
         ):
             return None
         return UsageError(
-            f"{type(optimizer).__name__} must be made of shards.parts, of the shards of "
+            f"{type(optimizer).__name__} must be created from shards.parts of the shards of "
             f"{type(method).__name__}"
         )
 

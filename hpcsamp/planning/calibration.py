@@ -23,7 +23,8 @@ class Measured(SiteTable):
     """Measured constants of a model, in seconds of a rank that has its node to itself.
 
     A step of ``s`` samples of ``n`` random weights over ``b`` items takes
-    ``overhead + n penalty + m update + s (n draw + base + per_item b)`` with ``m`` trained numbers.
+    ``overhead + n penalty + m update + s (n draw + base + per_item b)`` with ``m`` trained
+    parameters.
     """
 
     key: str = Field(description="key that identifies the run, see Workload.key")

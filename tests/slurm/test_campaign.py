@@ -131,7 +131,7 @@ def test_24_points_one_fails_and_one_is_killed(slurm, digits, tmp_path):
     rows = list(csv.DictReader((site.folder / "results.csv").read_text().splitlines()))
     assert len(rows) == 23
     assert all(0 <= float(r["valid.accuracy"]) <= 1 for r in rows)
-    assert "parameters are equal to the bit" in site("verify", "--random")
+    assert "parameters are bitwise equal" in site("verify", "--random")
 
 
 def test_what_the_cluster_does_not_allow_is_said_before(slurm, digits, tmp_path):

@@ -238,7 +238,7 @@ def check_limits(shapes: Iterable[Shape], site: Site, limits: Limits, word: str)
     longest = max(limits.minutes.values())
     for shape in shapes:
         if shape.job_minutes > longest:
-            raise UsageError(f"{_asked(shape)}: no {word} allows that long ({allowed})")
+            raise UsageError(f"{_asked(shape)}: no {word} allows such a long job ({allowed})")
         # of several partitions, a job needs one that allows all its resources
         faults = [_fault(shape, site, limits, name, word) for name in names]
         if faults and all(faults):

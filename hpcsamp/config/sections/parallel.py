@@ -17,7 +17,7 @@ class ParallelSection(Section):
     model: int = Field(
         1,
         ge=1,
-        description="model ranks (M): ranks that share one network and process an item in parts",
+        description="model ranks (M), over which the network and each item are split",
         json_schema_extra=NOTHING,
     )
     collectives: Annotated[str, one_of(TRANSPORTS)] = Field("auto", json_schema_extra=NOTHING)
