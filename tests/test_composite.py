@@ -188,7 +188,7 @@ def test_what_the_set_tells_need_not_be_said(place, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"model__name": "composite_sets:WrongHead"}, "kind has 4 numbers per item.*needs 3"),
+        ({"model__name": "composite_sets:WrongHead"}, "kind has 4 values per item.*needs 3"),
         ({"task__outputs": {"sze": {}}}, "the targets kind, size; did you mean 'size'"),
         (
             {"task__outputs": {"kind": "regression"}},

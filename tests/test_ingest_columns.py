@@ -268,7 +268,10 @@ def test_lists_are_vectors_and_decimals_are_numbers(tmp_path):
         ({"drop": ["when"]}, ["'colour' has text", "--onehot colour", "--ids colour"]),
         ({"date": ["when"]}, ["--date when", "cyclical"]),
         ({"date": ["when=month"]}, ["'month'", "seconds, day, week"]),
-        ({"date": ["speed=day"], "drop": ["when", "colour", "kind"]}, ["'speed'", "not times"]),
+        (
+            {"date": ["speed=day"], "drop": ["when", "colour", "kind"]},
+            ["'speed'", "dtype", "needs dates or times"],
+        ),
         ({"drop": ["nothing"]}, ["no column 'nothing'"]),
         ({"unit": ["speed"]}, ["COLUMN=UNIT"]),
         ({"onehot": ["load"]}, ["'load' is not a feature"]),

@@ -307,7 +307,7 @@ def test_wrong_weights_shapes_and_counts_are_one_line():
         make("multilabel", {"class_weights": [1.0, 2.0]}).class_weights(Targets("m", (3,), 2))
     with pytest.raises(UsageError, match=r"logits of shape \(C, 3, 5\).*likelihood.channels"):
         L.Pixelwise().of_values(draw(S, B, 3, 5, 4), labels(4, B, 3, 5))
-    with pytest.raises(UsageError, match="logits of 6 classes, the targets have 4"):
+    with pytest.raises(UsageError, match="logits of 6 classes, but the targets have 4"):
         L.Categorical().log_probabilities(draw(S, B, 6), labels(4, B), 4)
     with pytest.raises(UsageError, match="5 ordered classes need 4 outputs"):
         L.CumulativeLogits().log_probabilities(draw(S, B, 5), labels(5, B), 5)

@@ -158,7 +158,7 @@ class Augmentation:
             )
         if len(dataset.x_shape) != 3:
             raise UsageError(
-                f"augment needs items of shape (channels, height, width), those of {dataset.path} "
+                f"augment needs items of shape (channels, height, width), but those of {dataset.path} "
                 f"are {dataset.x_shape}"
             )
         return cls(

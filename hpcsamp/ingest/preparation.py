@@ -65,7 +65,10 @@ class Preparation:
     ] = ()
     missing: Annotated[
         How,
-        Asked("Missing values: refuse; drop rows; mean of train for features; keep targets, too."),
+        Asked(
+            "What to do with missing values: refuse, drop (their rows), mean (replace features by "
+            "their mean over train), or keep (like mean, and targets stay missing)."
+        ),
     ] = "refuse"
     unit: Annotated[Sequence[str], Asked("COLUMN=UNIT, such as load=MW.", "--unit")] = ()
     text: Annotated[str | None, Asked("Column of texts to encode as token ids and a mask.")] = None

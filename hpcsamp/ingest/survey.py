@@ -150,11 +150,19 @@ class TableSurvey:
                     f"--onehot {column}, --ids {column} or --drop {column}"
                 )
         if isinstance(feature, Date) and kind != "M":
-            raise UsageError(f"{table.path}: column {column!r} has {values.dtype}, not times")
+            raise UsageError(
+                f"{table.path}: column {column!r} has dtype {values.dtype}, but --date needs dates "
+                f"or times"
+            )
         if feature.role == "text" and kind != "O":
-            raise UsageError(f"{table.path}: column {column!r} has {values.dtype}, not texts")
+            raise UsageError(
+                f"{table.path}: column {column!r} has dtype {values.dtype}, but --text needs texts"
+            )
         if isinstance(feature, Category) and (values.ndim > 1 or kind not in "biufO"):
-            raise UsageError(f"{table.path}: column {column!r} has {values.dtype}, not categories")
+            raise UsageError(
+                f"{table.path}: column {column!r} has dtype {values.dtype}, but --onehot and --ids "
+                f"need categories"
+            )
         return feature
 
     def _note(self, table: Table, name: str, values: np.ndarray, rows: np.ndarray) -> None:

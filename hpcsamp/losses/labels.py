@@ -87,7 +87,8 @@ class Categorical(_Noisy):
         outputs = self._last(wide(outputs), target)
         if outputs.shape[-1] != classes:
             raise UsageError(
-                f"the network has logits of {outputs.shape[-1]} classes, the targets have {classes}"
+                f"the network has logits of {outputs.shape[-1]} classes, but the targets have "
+                f"{classes}"
             )
         return self._mixed(log_softmax(outputs), classes)
 

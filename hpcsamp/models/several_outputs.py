@@ -88,7 +88,7 @@ def parted(returned: Any, sizes: Mapping[str, int], of: str) -> dict[str, Tensor
     for name, t in chosen.items():
         if t.shape[1:].numel() != sizes[name]:
             raise UsageError(
-                f"{of}: the output for {name} has {t.shape[1:].numel()} numbers per item, of shape "
+                f"{of}: the output for {name} has {t.shape[1:].numel()} values per item, of shape "
                 f"{tuple(t.shape[1:])}, but the target needs {sizes[name]} (outputs: {there}; "
                 f"needed: {asked})"
             )

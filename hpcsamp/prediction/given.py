@@ -243,7 +243,9 @@ def _array(where: str, x: Any, spec: ArraySpec) -> One:
     except ValueError as e:  # rows of different lengths
         raise DataError(f"{where} is not an array of numbers: {e}") from None
     if values.dtype.kind not in "biuf":
-        raise DataError(f"{where} is {values.dtype}, but the run takes numbers: {type(x).__name__}")
+        raise DataError(
+            f"{where} has dtype {values.dtype} ({type(x).__name__}), but the run takes numbers"
+        )
     single = values.shape == tuple(spec.shape)
     return One(values[None] if single else values, None, single)
 

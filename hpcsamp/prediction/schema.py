@@ -63,7 +63,7 @@ def as_trained(
         where = f"{dataset.path}: {name}"
         if ours.shape != theirs.shape:
             raise DataError(
-                f"{where} of an item has shape {tuple(theirs.shape)}, the run was "
+                f"{where} of an item has shape {tuple(theirs.shape)}, but the run was "
                 f"trained on {tuple(ours.shape)}"
             )
         holds = manifest.kinds.get(name)
@@ -74,7 +74,7 @@ def as_trained(
         kinds = [_kind(a.dtype) for a in (theirs, ours)]
         if kinds[0] != kinds[1]:
             raise DataError(
-                f"{where} is {np.dtype(theirs.dtype).name}, but the run was trained on "
+                f"{where} has dtype {np.dtype(theirs.dtype).name}, but the run was trained on "
                 f"{np.dtype(ours.dtype).name}"
             )
     targets = {} if inputs_only else trained.targets_by_name

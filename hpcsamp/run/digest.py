@@ -88,7 +88,9 @@ def _add(digest: hashlib._Hash, held: Contribution, topology: Topology) -> None:
         for first, last in bounds.tolist():
             whole[first:last] = values[at : at + last - first]
             at += last - first
-        assert at == stop - start, "ranks hold more or less than the whole of a tensor"
+        assert at == stop - start, (
+            "the parts of a tensor on the ranks do not add up to the whole tensor"
+        )
         _update(digest, whole)
 
 

@@ -1,4 +1,4 @@
-"""Divide items over the model ranks of a run whose network is in parts."""
+"""Split items across the model ranks of a run whose network is model-parallel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def spread(
     parts_of(network, axis.size)
     if shapes.targets.parts:
         raise UsageError(
-            f"{asked}: a network in parts must have one target, but there are "
+            f"{asked}: a model-parallel network must have one target, but there are "
             f"{', '.join(shapes.targets.parts)}; set parallel.model = 1"
         )
     inputs, outputs = (getattr(network, f"{end}put_part", None) for end in ("in", "out"))
@@ -59,8 +59,8 @@ def spread(
     if held != math.prod(own.shape) and not isinstance(axis, ImaginedAxis):
         raise UsageError(
             f"{asked}: {of} returns {held} outputs in all instead of {math.prod(own.shape)}, "
-            f"because it was not built in parts; pass a function that builds it from the layers of "
-            f"hpcsamp.layers, or set parallel.model = 1"
+            f"because its layers are not split over the model ranks; pass a function that builds it "
+            f"from the layers of hpcsamp.layers, or set parallel.model = 1"
         )
     if isinstance(network, models.LearnedNoise):  # first axis: means and parameters of the noise
         own = Part(own.shape[1:], own.box[1:])
@@ -81,5 +81,5 @@ def _check_groups(method: Method, axis: ModelAxis) -> None:
         if name is not None:
             raise UsageError(
                 f"optimizer.groups cannot be combined with parallel.model = {axis.size}: model "
-                f"rank {rank} holds no number of {name}; leave one of them out"
+                f"rank {rank} holds no values of {name}; leave one of them out"
             )

@@ -107,7 +107,7 @@ class Places:
         found = self._place(self._everything(key, whole, of), of.placement, of.pieces is not None)
         if found.runs.size != x.numel():
             raise CheckpointError(
-                f"{named(key)} has {x.numel()} numbers on rank {self.topology.rank}, but "
+                f"{named(key)} has {x.numel()} values on rank {self.topology.rank}, but "
                 f"{found.runs.size} in the whole state"
             )
         return found

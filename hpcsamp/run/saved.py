@@ -148,7 +148,7 @@ class Saved:
                 found[to : to + n] = source[at : at + n]
                 got += n
         if got != own.size or math.prod(local) != got:
-            raise damaged(self.path, f"{named(key)} has {got} of {own.size} numbers")
+            raise damaged(self.path, f"{named(key)} has {got} of {own.size} values")
         return found.view(local).to("cpu" if places is None else places.topology.device)
 
     def _number(self, rank: int, key: Key, x: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ def _whole(
         if key not in taken.runs or not cover(written.values() or [Runs.of(shape, [])]):
             raise CheckpointError(
                 f"cannot write checkpoint {path}: the ranks hold "
-                f"{sum(own.size for own in written.values())} numbers of {named(key)}, which "
+                f"{sum(own.size for own in written.values())} values of {named(key)}, which "
                 f"do not fill its shape {shape}"
             )
     tables: dict[str, Any] = dict(taken.tables)

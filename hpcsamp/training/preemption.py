@@ -154,7 +154,7 @@ def stopped(wishes: int, step: int, steps: int, checkpoint: object) -> Preempted
     """
     agreed = Wish(wishes)
     error = PreemptedError(
-        f"{reason(agreed)}; {step} of {steps} steps are done and in {checkpoint}; resume with "
+        f"{reason(agreed)}; {step} of {steps} steps are done and saved in {checkpoint}; resume with "
         f"--resume"
     )
     if Wish.INT in agreed:

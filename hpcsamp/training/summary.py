@@ -57,7 +57,7 @@ def gathering(method: Method, topology: Topology, most: int, twice: bool) -> lis
     rounds = len(list(method.chunks(range(most)))) * (2 if twice else 1)
     return [
         f"the weights are sharded over {topology.sample_size} ranks: each step gathers "
-        f"{method.drawn_numbers:,} numbers {2 * rounds} times"
+        f"{method.drawn_numbers:,} values {2 * rounds} times"
     ]
 
 
