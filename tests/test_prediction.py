@@ -412,7 +412,9 @@ def test_another_type_or_another_task_is_refused():
             self.order, self.notes = {}, []
 
     trained = Trained.of("ours", manifest("ours", mean=3.0))
-    with pytest.raises(DataError, match="other: x is float32, but the run was trained on uint8"):
+    with pytest.raises(
+        DataError, match="other: x has dtype float32, but the run was trained on uint8"
+    ):
         as_trained(Set(manifest("b", kind="<f4")), trained)
     with pytest.raises(DataError, match=r"of 7 classes, .* classification of 10 classes"):
         as_trained(Set(manifest("b", classes=7)), trained)

@@ -158,8 +158,8 @@ class Augmentation:
             )
         if len(dataset.x_shape) != 3:
             raise UsageError(
-                f"augment needs items of shape (channels, height, width), but those of {dataset.path} "
-                f"are {dataset.x_shape}"
+                f"augment needs items of shape (channels, height, width), but those of "
+                f"{dataset.path} are {dataset.x_shape}"
             )
         return cls(
             **section.model_dump(exclude={"input"}),

@@ -59,8 +59,8 @@ def spread(
     if held != math.prod(own.shape) and not isinstance(axis, ImaginedAxis):
         raise UsageError(
             f"{asked}: {of} returns {held} outputs in all instead of {math.prod(own.shape)}, "
-            f"because its layers are not split over the model ranks; pass a function that builds it "
-            f"from the layers of hpcsamp.layers, or set parallel.model = 1"
+            f"because its layers are not split over the model ranks; pass a function that builds "
+            f"it from the layers of hpcsamp.layers, or set parallel.model = 1"
         )
     if isinstance(network, models.LearnedNoise):  # first axis: means and parameters of the noise
         own = Part(own.shape[1:], own.box[1:])

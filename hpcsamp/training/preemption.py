@@ -154,8 +154,8 @@ def stopped(wishes: int, step: int, steps: int, checkpoint: object) -> Preempted
     """
     agreed = Wish(wishes)
     error = PreemptedError(
-        f"{reason(agreed)}; {step} of {steps} steps are done and saved in {checkpoint}; resume with "
-        f"--resume"
+        f"{reason(agreed)}; {step} of {steps} steps are done and saved in {checkpoint}; resume "
+        f"with --resume"
     )
     if Wish.INT in agreed:
         error.exit_code = 130
