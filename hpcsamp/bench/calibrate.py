@@ -210,7 +210,7 @@ def _small_parts(subject: Subject, step: BenchStep, add: Callable[..., None]) ->
 def _exchanges(
     topology: Topology, transport: Collectives, add: Callable[..., None]
 ) -> list[Callable[[], None]]:
-    """Measure allreduces with plain MPI; return a function that adds those of the transport."""
+    """Add measurements of allreduces with plain MPI; return functions that add the transport's."""
     if topology.size < 2:
         return []
     plain = MpiCollectives(topology)
@@ -248,7 +248,7 @@ class _Feed:
         self._epoch = 1
 
     def read(self) -> None:
-        """An epoch."""
+        """Read an epoch."""
         for _ in self.loader.epoch(self._epoch):
             pass
         self._epoch += 1
@@ -262,5 +262,5 @@ class _Feed:
         self.augmentation(self.x, self.index, epoch=0, samples=range(1))
 
     def close(self) -> None:
-        """Collective."""
+        """Close the loader. Collective."""
         self.loader.close()

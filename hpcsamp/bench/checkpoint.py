@@ -1,4 +1,4 @@
-"""Checkpoints: write speed to a folder in bytes per second, and how long training stops.
+"""Checkpoints: write speed to a folder in bytes per second, and how long training pauses.
 
 Means, log standard deviations and the two moments of Adam are written by all ranks of the job at
 the same time, as a run does it. Variants take turns.
@@ -28,7 +28,7 @@ from hpcsamp.run.taken import Taken
 from hpcsamp.run.writing import Writing
 
 BYTES = 24
-"""Of a weight: four numbers for mean and log standard deviation, two moments of each, float32."""
+"""Bytes of a checkpoint per weight: mean, log standard deviation, two moments of each, float32."""
 
 
 def rates(folder: Path, size: int, rounds: int, topology: Topology) -> dict[str, list[float]]:
@@ -60,7 +60,7 @@ def rates(folder: Path, size: int, rounds: int, topology: Topology) -> dict[str,
 def stops(
     folder: Path, size: int, rounds: int, sharded: bool, topology: Topology
 ) -> dict[str, Any]:
-    """Seconds for which a rank stops, with writing behind its work and without.
+    """Measure how long a rank pauses for a checkpoint, written in the background or not.
 
     Parameters
     ----------
@@ -72,8 +72,9 @@ def stops(
     Returns
     -------
     dict
-        Of this rank: seconds by variant; times of its work, products of one core, beside the
-        writing and alone; its peak memory in MiB in a checkpoint, over that before.
+        Results of this rank: seconds of the pause by variant; times of its work (matrix products on
+        one core) beside the writing and alone; its peak memory in MiB before the checkpoints and
+        after them.
     """
     weights = max(1, size // BYTES)
     method = MeanField(nn.Linear(weights, 1, bias=False), seed=1)
@@ -132,7 +133,7 @@ def lines(of: dict[str, Any], size: int, whole: int, window: float, ranks: int) 
     Parameters
     ----------
     of
-        By rank: ``rates`` and ``stops``.
+        ``rates`` and ``stops``, each with one entry per rank.
     size
         Bytes of the checkpoint that was written.
     whole, window

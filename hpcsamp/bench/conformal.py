@@ -1,5 +1,6 @@
-"""Coverage of conformal intervals over many fits and calibration sets, and over a series that
-drifts: what is observed against what the theory states.
+"""Compare the observed coverage of conformal intervals with the coverage that the theory states.
+
+Measured over many fits and calibration sets, and over a time series that drifts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Observed:
     Attributes
     ----------
     name
-        What was measured.
+        Description of the measurement.
     stated
         Coverage that the theory states.
     mean, error
@@ -39,7 +40,7 @@ class Observed:
 
 
 def diabetes(level: float, seed: int = 0) -> list[Observed]:
-    """Bayesian linear regression of scikit-learn's diabetes data, for each score.
+    """Measure coverage for each score, by Bayesian linear regression of the diabetes data.
 
     Fits and calibration sets are random parts of the data, so that items are exchangeable. Fits are
     independent of each other, the calibration sets of a fit are not: the standard error is that of
@@ -80,7 +81,7 @@ def diabetes(level: float, seed: int = 0) -> list[Observed]:
 
 
 def drift(level: float, rate: float, items: int = 10000, seed: int = 0) -> list[Observed]:
-    """Series whose spread grows eightfold and returns: adaptive and fixed thresholds."""
+    """Measure coverage of adaptive and fixed thresholds over a series whose spread changes."""
     generator = np.random.default_rng(seed)
     spread = np.exp(np.log(8) * np.sin(np.linspace(0, 2 * np.pi, items)) ** 2)
     past = np.abs(generator.standard_normal(300))

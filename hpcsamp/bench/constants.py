@@ -24,7 +24,7 @@ QUIET = 0.03
 """Largest fraction of a measured time that may be lost to other processes."""
 
 VECTOR = SMALL // 4
-"""Size of the gradient, in numbers, with which the transport is compared with plain MPI: a smaller
+"""Number of elements of the gradient with which the transport is compared with plain MPI: a smaller
 gradient would not use the transport."""
 
 
@@ -54,7 +54,7 @@ class Measure:
 
     @property
     def undisturbed(self) -> int:
-        """Return the number of times that are used."""
+        """Return the number of undisturbed times."""
         return sum(lost <= QUIET for lost in self.lost)
 
     @property
@@ -70,7 +70,7 @@ class Measure:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Return the median of the times used, in seconds."""
         return statistics.median(self.counted)
 
 
@@ -90,7 +90,7 @@ def constants(
     feed: FeedSizes,
     transport: Collectives,
 ) -> Calibration:
-    """Compute the calibration; ``feed`` holds the sizes that its feed times refer to."""
+    """Compute the calibration; ``feed`` holds the sizes of the feed whose times were measured."""
     found = {m.what: m for m in measures}
     draw = _per(subjects, found, "draw", lambda w: w.drawn)
     penalty = _per(subjects, found, "penalty", lambda w: w.drawn)
@@ -157,7 +157,7 @@ def _per(
     what: str,
     numbers: Callable[[Workload], int],
 ) -> float:
-    """Return the seconds per number, from the model with the most numbers."""
+    """Return the seconds per weight, from the model with the most weights."""
     having = [s for s in subjects if (what, s.name) in found]
     if not having:
         return 0.0
@@ -166,7 +166,7 @@ def _per(
 
 
 def _slope(points: Sequence[tuple[int, float]]) -> float:
-    """Fit seconds per number and a constant offset in seconds; neither is negative."""
+    """Fit seconds per parameter and a constant offset in seconds; neither is negative."""
     rows = np.array([[float(n), 1.0] for n, _ in points])
     if len({n for n, _ in points}) < 2:
         rows = rows[:, :1]

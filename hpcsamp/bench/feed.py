@@ -52,12 +52,12 @@ class FeedCost:
     calls: list[float] = field(default_factory=list)
 
     def medians(self) -> dict[str, float]:
-        """Over the rounds."""
+        """Return the median of each cost over the rounds."""
         return {name: statistics.median(values) for name, values in vars(self).items()}
 
 
 def made_up(like: str, folder: Path, topology: Topology) -> Dataset:
-    """Write a synthetic set; items of the weather-like one have 17.7 MB, as in the paper."""
+    """Write a synthetic set; items of the weather-like set have 17.7 MB, as in the paper."""
     from hpcsamp.data.dataset import Dataset
     from hpcsamp.data.manifest import ArraySpec
     from hpcsamp.ingest import build
@@ -184,7 +184,7 @@ def hidden(case: dict[str, Any], dataset: Dataset, topology: Topology) -> list[d
 
 
 def busy(seconds: float) -> None:
-    """Compute for a while like a step on a CPU, which releases the interpreter in between."""
+    """Compute for a given time like a step on a CPU, which often releases the interpreter."""
     import torch
 
     a, end = torch.ones(128, 128), time.perf_counter() + seconds

@@ -25,7 +25,7 @@ SAMPLES = 16
 
 
 def waits(folder: Path, topology: Topology) -> list[dict[str, Any]]:
-    """Return the fraction of time that the loop waits for data, per model. Collective."""
+    """Return, for each model, the fraction of time that the loop waits for data. Collective."""
     found = []
     for like, items, model, loss_name, batch, steps in LOOPS:
         path = folder / f"feed-loop-{like}"

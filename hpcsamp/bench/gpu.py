@@ -1,4 +1,4 @@
-"""Time the training step on one device, and compare it with the bounds that are set for a GPU.
+"""Time the training step on one device, and compare the ratios with performance goals for a GPU.
 
 Several ranks on one GPU exchange gradients with MPI, because NCCL does not support this. The same
 variants run on a CPU, where they test this code; their times do not apply to GPUs.
@@ -39,7 +39,7 @@ class Bound:
     goal, at_least
         The goal, and whether it is a lower bound.
     workloads
-        Workloads that it is set for.
+        Workloads that the goal is set for.
     """
 
     what: str

@@ -12,12 +12,12 @@ from hpcsamp.errors import HpcsampError, UsageError
 
 
 def launch(ranks: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Run ``hpcsamp ARGUMENTS`` on some ranks of this machine and wait until it ends.
+    """Run ``hpcsamp ARGUMENTS`` on a number of ranks of this machine and wait until it ends.
 
     Raises
     ------
     UsageError
-        If there is no mpirun.
+        If mpirun is not installed.
     HpcsampError
         If the ranks fail.
     """

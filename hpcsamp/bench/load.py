@@ -1,4 +1,4 @@
-"""Time predictions of ``hs.load`` against plain passes, and the first one against import torch."""
+"""Time ``hs.load(RUN).predict`` against plain passes, and its first call against import torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ posterior.predict(one if len(one) > 1 else one["x"])
 
 
 def predictions(run: Path, items: int, samples: int, rounds: int) -> list[float]:
-    """Measure the time of ``predict`` over that of the same number of plain passes, in turns.
+    """Measure the ratio of the times of ``predict`` and of as many plain passes, in turns.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _inputs(posterior: LoadedPosterior, count: int) -> dict[str, Any]:
 
 
 def first_answers(run: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Return CPU seconds of new processes: until a first prediction, and to import torch."""
+    """Return the CPU seconds of new processes that make a first prediction or import torch."""
     answers, imports = [], []
     for _ in range(rounds):
         answers.append(_fresh(FIRST, str(run)))

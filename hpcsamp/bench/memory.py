@@ -1,7 +1,7 @@
 """``hpcsamp bench memory``: memory of training steps, measured and predicted.
 
-Of each rank the largest resident memory is measured while its run is built, while it takes steps,
-and while it takes steps behind which a checkpoint is written. Linux counts a page of shared memory
+The largest resident memory of each rank is measured while its run is built, while it takes steps,
+and while a checkpoint is written behind its steps. Linux counts a page of shared memory
 on every rank that touches it; here it counts once and is shared out among these ranks (as in the
 proportional set size, PSS), so that the sum over ranks is what their node needs. The prediction is
 that of :func:`hpcsamp.planning.memory.estimate`.
@@ -33,8 +33,8 @@ class Resident:
     Attributes
     ----------
     anonymous, files, shared
-        Own memory, mapped files (libraries), and shared memory, of which all pages count that this
-        process has touched.
+        Private memory, mapped files (libraries), and all pages of shared memory that this process
+        has touched.
     proportional
         Shared memory of which each page is divided by the number of processes that map it.
     """
@@ -46,7 +46,7 @@ class Resident:
 
     @classmethod
     def now(cls) -> Resident:
-        """Read from ``/proc``; zeros on other systems than Linux."""
+        """Read the values from ``/proc``; all are 0 on systems other than Linux."""
         try:
             status = Path("/proc/self/status").read_text()
             pages = Path("/proc/self/smaps_rollup").read_text()
@@ -120,7 +120,7 @@ def measure(config: RunConfig, data: str | None, steps: int, comm: MPI.Comm) -> 
 
 
 def _peak() -> float:
-    """Largest resident memory since :func:`_forget_peak`, with shared pages divided, in MiB.
+    """Return the largest resident memory since :func:`_forget_peak`, shared pages divided, in MiB.
 
     Only shared memory that is mapped now is divided; windows live as long as the run.
     """
@@ -129,13 +129,13 @@ def _peak() -> float:
 
 
 def _of(text: str, name: str) -> float:
-    """MiB of a line such as ``RssAnon:  1234 kB``; 0 without it."""
+    """Return the MiB of a line such as ``RssAnon:  1234 kB``; 0 if there is no such line."""
     found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
 
 
 def _forget_peak() -> None:
-    """Count the largest resident memory from now on, where the system can (Linux)."""
+    """Reset the largest resident memory of this process, where the system can (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,9 +1,9 @@
-"""A training step of a network in parts, against its share of the matrix products alone.
+"""Time a training step of a model-parallel network against 1/M of its matrix products alone.
 
-The step is that of the training loop, feed and all, on M model ranks. The floor is what the cores
-give: every rank computes 1/M of the products of the sequential network's forward and backward
-passes, all ranks at the same time, with operands that are there already. Step and floor take turns
-in one job, so a machine whose speed drifts does so for both.
+The step is that of the training loop, including the feed, on M model ranks. The floor is the time
+of its arithmetic: every rank computes 1/M of the matrix products of the sequential network's forward
+and backward passes, all ranks at the same time, with operands that already exist. Step and floor
+alternate in one job, so that a drift in the speed of the machine affects both equally.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Product:
 
     @property
     def work(self) -> int:
-        """Multiplications with an addition each."""
+        """Number of multiply-add operations."""
         (a, _), (b, _) = self.operands[-2:]
         count = b[-1]
         for n in a:
@@ -72,14 +72,14 @@ class Product:
 
 
 class Recorded(TorchDispatchMode):
-    """Notes the matrix products that are computed within."""
+    """Context manager that records the matrix products that are computed within it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.products: list[Product] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compute it, and note it if it is a product."""
+        """Run an operation, and record it if it is a matrix product."""
         aten = torch.ops.aten
         plain = {
             aten.mm.default: (torch.mm, args),
@@ -95,7 +95,7 @@ class Recorded(TorchDispatchMode):
 
 
 def products(run: Run) -> list[Product]:
-    """The products of the sequential network for one sample of a batch, forward and backward."""
+    """Return the matrix products of the sequential network for one sample, forward and backward."""
     shape = run.shapes.x
     assert isinstance(shape, tuple)
     whole = network(run.config, run.shapes).to(run.dtype)
@@ -106,7 +106,10 @@ def products(run: Run) -> list[Product]:
 
 
 def arithmetic(net: Mixer, items: int) -> tuple[int, int]:
-    """Exchanges of a pass and numbers that a rank of channels sends in it, see :class:`Mixer`."""
+    """Return how many exchanges a pass makes and how many elements a rank sends in them.
+
+    Computed by formula for a rank of the channel axis, see :class:`Mixer`.
+    """
     over, blocks = net.axis.channels, len(net.blocks)
     others, n = over.size - 1, items
     (fields, latitudes, longitudes), own = net.out_shape, net.output_part(net.out_shape).local[0]
@@ -123,14 +126,14 @@ def arithmetic(net: Mixer, items: int) -> tuple[int, int]:
 
 
 class Floor:
-    """The products of some passes, with operands that are there already.
+    """The matrix products of a number of passes, with operands that already exist.
 
     Parameters
     ----------
     products
-        Of one pass.
+        Matrix products of one pass.
     passes
-        How many.
+        Number of passes.
     """
 
     def __init__(self, products: list[Product], passes: int) -> None:
@@ -153,7 +156,7 @@ class Floor:
         self._passes = passes
 
     def take(self) -> None:
-        """Compute them."""
+        """Compute the products once."""
         for _ in range(self._passes):
             for function, a, b, out in self._calls:
                 function(a, b, out=out)
@@ -167,20 +170,20 @@ def compare(samples: int, rounds: int, settings: Sequence[str]) -> dict[str, Any
     samples
         ``S``, a multiple of the ranks.
     rounds
-        Counted ones.
+        Number of timed rounds.
     settings
         Further keys of the configuration.
 
     Returns
     -------
     dict or None
-        Seconds of the slowest rank and the ranks' CPU time by variant, the rounds' ratios, phases
-        of a step, and what was exchanged; None on other ranks than the first.
+        Seconds of the slowest rank and mean CPU time of the ranks by variant, ratios of the rounds,
+        phases of a step, and the exchanges and bytes sent; None on all ranks but the first.
 
     Raises
     ------
     UsageError
-        If ranks and samples do not fit.
+        If the number of samples is not a multiple of the number of ranks.
     """
     world = mpi().COMM_WORLD
     ranks = world.Get_size()
@@ -199,7 +202,7 @@ def compare(samples: int, rounds: int, settings: Sequence[str]) -> dict[str, Any
                 f"data.path={json.dumps(str(Path(folder) / 'data'))}",
             )
             config = configuration.load(CONFIG, [*SETTINGS, *settings, *fixed])
-        # one folder for all: that of rank 0
+        # all ranks use the folder of rank 0
         section = config.data.model_copy(update={"path": world.bcast(config.data.path)})
         config = prepare(config.model_copy(update={"data": section}), "synthetic", world)
         topology = init(1, model=ranks, device="cpu")
@@ -245,7 +248,7 @@ def _compared(stepper: Stepper, rounds: int) -> dict[str, Any] | None:
 
 
 def _timed(take: Callable[[], Any], topology: Topology) -> tuple[float, float]:
-    """Seconds of the slowest rank, and CPU time of a rank, the mean."""
+    """Return the seconds of the slowest rank, and the mean CPU time of the ranks."""
     topology.world.Barrier()
     began, cpu = time.perf_counter(), time.process_time()
     take()

@@ -42,7 +42,7 @@ PACKAGES = ("hpcsamp", "torch", "torch_blue", "horovod", "mpi4py", "numpy", "h5p
 
 
 def surroundings(device: str = "cpu") -> dict[str, Any]:
-    """Machine, versions, commit, date, command."""
+    """Return the machine, versions, commit, date and command."""
     import hpcsamp
     from hpcsamp.devices import driver
     from hpcsamp.planning.calibration import fingerprint

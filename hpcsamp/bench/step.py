@@ -105,7 +105,7 @@ def torch_blue(work: StepWork) -> Callable[[], None]:
 
     def step() -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing batching rules of its vmap
+            warnings.simplefilter("ignore")  # vmap warns about missing batching rules
             loss(network(x, samples=work.samples), y).backward()
         optimizer.step()
         optimizer.zero_grad()

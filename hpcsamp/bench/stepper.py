@@ -22,7 +22,7 @@ from hpcsamp.watchdog import here
 
 
 class Stepper:
-    """Training loop of ``hpcsamp train`` between two evaluations, a few steps at a time.
+    """The training loop of ``hpcsamp train`` without evaluations, a few steps at a time.
 
     Creating it and all its methods are collective over the world.
 

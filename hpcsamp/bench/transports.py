@@ -20,16 +20,16 @@ STEP = 0.05
 
 
 class Exchanges:
-    """Exchanges of gradients of several sizes by one transport. Collective over the world.
+    """Time exchanges of gradients of several sizes by one transport. Collective over the world.
 
     Parameters
     ----------
     name
         As in ``parallel.collectives``.
     sizes
-        Numbers in a gradient, float32.
+        Numbers of elements of the gradients, float32.
     times
-        Exchanges of each size in a round.
+        Number of exchanges of each size in a round.
     """
 
     def __init__(self, name: str, sizes: Sequence[int], times: int) -> None:
@@ -84,7 +84,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Measure all transports in alternating rounds; return a record for each and each size.
 
-    A record has the median seconds of its rounds, and the ratios to the first transport's times in
+    A record contains the median seconds of its rounds, and ratios to the first transport's times in
     the same rounds.
     """
     program = ("-m", "hpcsamp.bench.transports")

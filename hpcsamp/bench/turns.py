@@ -44,7 +44,7 @@ class VariantJob:
     timeout
         Time limit of a round in seconds.
     python
-        Another interpreter, which is started without MPI as the only process.
+        Another interpreter; the job is then a single process without MPI.
     core
         The only core that the processes of the job may use (default: those of this process).
     """
@@ -75,7 +75,7 @@ class VariantJob:
         Raises
         ------
         UsageError
-            If there is no mpirun.
+            If mpirun is not installed.
         HpcsampError
             If the job fails.
         """
@@ -109,7 +109,7 @@ class VariantJob:
         return answer
 
     def close(self) -> None:
-        """End the job, whatever it does."""
+        """End the job, even if it is in the middle of a round."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -137,7 +137,7 @@ class VariantJob:
             os.sched_setaffinity(0, {self._core})
 
     def _stop(self) -> None:
-        time.sleep(0.05)  # the answer is out: what rank 0 has left to do is to wait
+        time.sleep(0.05)  # the answer was sent, and rank 0 only waits for commands
         self._signal(signal.SIGSTOP)
 
     def _signal(self, number: int) -> None:
@@ -146,7 +146,7 @@ class VariantJob:
 
     def _send(self, process: subprocess.Popen[bytes], number: int) -> None:
         if process.poll() is not None:
-            return  # and its ranks are gone
+            return  # and its ranks have ended
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""Variants of a benchmark: a way to train a configuration on some ranks, as one line of JSON."""
+"""Variants of a benchmark: a configuration, a program and its ranks, as one line of JSON."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ OURS = "hpcsamp"
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train.
+    """A variant: hpcsamp or a baseline, its configuration and its ranks.
 
     Attributes
     ----------
     name
         ``hpcsamp``, or one of :data:`hpcsamp.bench.baselines.BASELINES`.
     label
-        Its row in the table.
+        Name of its row in the table.
     config, preset, settings
         The configuration, as ``hpcsamp train`` takes it.
     ranks
-        MPI ranks.
+        Number of MPI ranks.
     data
         Dataset folder, ``"synthetic"``, or None for ``data.path``.
     steps
@@ -61,15 +61,15 @@ class VariantRunner(Protocol):
     """Interface that :func:`hpcsamp.bench.worker.serve` calls on all ranks."""
 
     def about(self) -> dict[str, Any]:
-        """Facts of the record."""
+        """Return fields of the record that describe the variant."""
         ...
 
     def round(self) -> dict[str, Any]:
-        """Seconds of a step."""
+        """Return the seconds of a step."""
         ...
 
     def watch(self) -> dict[str, Any]:
-        """Seconds per step by phase; empty if phases are not measured."""
+        """Return the seconds per step by phase; empty if phases are not measured."""
         ...
 
 
@@ -109,15 +109,15 @@ class Ours:
         self.steps = steps or self.stepper.steps_per_epoch
 
     def about(self) -> dict[str, Any]:
-        """Grid, sizes, transport."""
+        """Return the grid, the sizes and the transport."""
         return self.stepper.facts()
 
     def round(self) -> dict[str, Any]:
-        """Seconds of a step."""
+        """Return the seconds of a step."""
         return {"seconds": self.stepper.take(self.steps)}
 
     def watch(self) -> dict[str, Any]:
-        """Seconds of a step by phase."""
+        """Return the seconds of a step by phase."""
         return self.stepper.take_watched(self.steps)
 
 
@@ -128,7 +128,7 @@ class Theirs:
         self.training, self.topology, self.steps = training, topology, max(1, steps)
 
     def about(self) -> dict[str, Any]:
-        """Return the numbers of threads and trained parameters, the device, and own facts."""
+        """Return the number of threads and of parameters, the device, and facts of the baseline."""
         import torch
 
         return {
@@ -139,7 +139,7 @@ class Theirs:
         }
 
     def round(self) -> dict[str, Any]:
-        """Seconds of a step, of the slowest rank."""
+        """Return the seconds of a step on the slowest rank."""
         from hpcsamp.devices import synchronise
 
         world, device = self.topology.world, self.topology.device
@@ -153,5 +153,5 @@ class Theirs:
         return {"seconds": took / self.steps}
 
     def watch(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty dictionary: phases of baselines are not measured."""
         return {}

@@ -21,7 +21,7 @@ class Size:
     Attributes
     ----------
     samples
-        Weight samples ``S`` if they are fixed.
+        Weight samples ``S`` if their number is fixed.
     per_rank
         Weight samples per rank if ``S`` grows with the ranks.
     batch

@@ -24,7 +24,7 @@ def sampling(config: RunConfig, topology: Topology) -> Training:
 
 
 def sampling_by_products(config: RunConfig, topology: Topology) -> Training:
-    """DDP in the paper's way, attention in the form that vectorises."""
+    """DDP as in the paper, with an implementation of attention that vmap can vectorise."""
     own = len(share(config.method.samples, topology.size, topology.rank))
     return _step(config, topology, own, 0, 1, math=True)
 

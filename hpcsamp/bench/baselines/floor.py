@@ -42,7 +42,7 @@ class FloorBaseline(nn.Module):
         self.log_std = nn.Parameter(torch.full_like(self.mean, math.log(initial_std)))
 
     def outputs(self, x: Tensor, samples: int) -> Tensor:
-        """``(S, B, outputs)``: one noise call, one ``baddbmm`` a layer."""
+        """Return ``(S, B, outputs)``, with one noise call and one ``baddbmm`` per layer."""
         noise = torch.randn(samples, len(self.mean))
         weights = torch.addcmul(self.mean, self.log_std.exp(), noise).split(self.sizes, 1)
         h = x.expand(samples, *x.shape)

@@ -1,6 +1,6 @@
 """Bounds of a step: passes over one batch that stays on the device, in the precision of the run.
 
-There is neither a feed nor an update in them, which the step that is compared with them has.
+They include neither feed nor update, which the training step compared with them does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpcsamp.devices import synchronise
 from hpcsamp.grid import Topology
 
 Pass = Callable[[], None]
-#: Passes of each way before and in its trial.
+#: Numbers of warm-up passes and of timed passes in the trial of each way.
 WARM, TRIED = 3, 5
 
 
@@ -35,7 +35,9 @@ def passes(config: RunConfig, topology: Topology) -> Training:
     for name, one in passing.items():
         try:
             seconds[name] = _trial(one, device)
-        except RuntimeError:  # not every module can be vmapped, and memory may not do for all
+        except (
+            RuntimeError
+        ):  # not every module can be vmapped, and memory may not suffice for all samples
             if name == "in turn":
                 raise
     fastest = min(seconds, key=lambda name: seconds[name])
@@ -107,7 +109,7 @@ def _vmapped(config: RunConfig, net: nn.Module, device: torch.device) -> Pass:
 
     def run() -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing batching rules
+            warnings.simplefilter("ignore")  # vmap warns about missing batching rules
             with _precision(config, device):
                 value = torch.vmap(one, randomness="different")(weights, buffers).mean()
             torch.autograd.grad(value, list(weights.values()))
@@ -116,7 +118,7 @@ def _vmapped(config: RunConfig, net: nn.Module, device: torch.device) -> Pass:
 
 
 def _precision(config: RunConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast as in the run. Weights are converted anew in each pass, as graphs need it."""
+    """Autocast as in the run. Each pass converts the weights again, as CUDA graphs require."""
     if config.training.precision != "bfloat16":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
@@ -137,8 +139,8 @@ def _trial(run: Pass, device: torch.device) -> float:
 def _graph(net: nn.Module, run: Pass) -> Pass:
     """Capture a pass in a CUDA graph.
 
-    It is warmed up on another stream, as capturing needs it. The gradients are made by the capture,
-    in the memory of the graph, and are overwritten by each replay.
+    The pass is warmed up on another stream, as capturing requires. The capture allocates the
+    gradients in the memory of the graph, and each replay overwrites them.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -35,7 +35,7 @@ class Training:
     close
         Function that ends threads and processes of the baseline. Collective.
     facts
-        Further fields of its record.
+        Further fields of the baseline's record.
     """
 
     network: nn.Module

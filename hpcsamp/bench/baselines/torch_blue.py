@@ -1,8 +1,8 @@
 """torch_blue as in its documentation: a converted module, all samples vectorised with vmap.
 
 The fused CPU kernel of ``scaled_dot_product_attention`` has no batching rule: under vmap it runs
-sample by sample in a slow loop, with a warning. The variants ``..._math`` request its mathematical
-form, which vectorises.
+sample by sample in a slow loop, with a warning. The variants ``..._math`` use plain matrix products
+instead, which vmap can vectorise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def monte_carlo(config: RunConfig, topology: Topology) -> Training:
 
 
 def by_products(config: RunConfig, topology: Topology) -> Training:
-    """torch_blue with Monte Carlo KL, attention in the form that vectorises."""
+    """torch_blue with Monte Carlo KL and an implementation of attention that vmap can vectorise."""
     return _step(config, topology, analytic=False, math=True)
 
 
@@ -86,7 +86,7 @@ def likelihood_loss(config: RunConfig) -> nn.Module:
 
 @contextmanager
 def calling(math: bool) -> Iterator[None]:
-    """Suppress warnings of missing vmap rules; ``math``: use attention in the form that has one."""
+    """Suppress warnings of missing vmap rules; ``math``: use the attention that has such a rule."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH) if math else nullcontext():

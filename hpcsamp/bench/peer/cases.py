@@ -117,7 +117,7 @@ class Case:
         }
 
     def for_peer(self, batch: Path) -> dict[str, Any]:
-        """The arguments of :mod:`hpcsamp.bench.peer.svi`."""
+        """Return the case as the JSON argument of :mod:`hpcsamp.bench.peer.svi`."""
         return {**asdict(self), "items": ITEMS, "data": str(batch)}
 
 
@@ -137,7 +137,7 @@ def find(names: str) -> list[Case]:
     Raises
     ------
     UsageError
-        If there is no case of a name.
+        If a name is unknown.
     """
     wanted = [name.strip() for name in names.split(",")] if names else list(CASES)
     for name in wanted:

@@ -59,7 +59,8 @@ def build(place: Path, say: Callable[[str], None]) -> Path:
     UsageError
         If the cache cannot be written.
     HpcsampError
-        If a package cannot be downloaded; the message has pip's reason and the path of the log.
+        If a package cannot be downloaded; the message contains pip's reason and the path of
+        the log.
     """
     if is_built(place):
         return python(place)
@@ -76,7 +77,7 @@ def build(place: Path, say: Callable[[str], None]) -> Path:
 
 
 def _build(place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)  # what an interrupted build has left
+    shutil.rmtree(place, ignore_errors=True)  # files of an interrupted build
     log = place.with_name(f"{place.name}.log")
     pip = [python(place), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
     with log.open("w") as told:

@@ -1,4 +1,4 @@
-"""NumPyro's stochastic variational inference, written as its careful user would.
+"""NumPyro's stochastic variational inference, written as a careful user of it would.
 
 ``python -I svi.py CASE-AS-JSON`` runs in the environment of :mod:`hpcsamp.bench.peer.environment`.
 It does not import hpcsamp, and answers commands like :mod:`hpcsamp.bench.worker`: ``round`` (time
@@ -72,7 +72,7 @@ class Inference:
             numpyro.sample("y", observed, obs=y)
 
     def round(self) -> dict[str, Any]:
-        """Seconds of an update, from its start until its result is there."""
+        """Return the seconds of an update, from its start until its result is available."""
         import jax
 
         began = time.perf_counter()
@@ -108,7 +108,7 @@ class Inference:
         }
 
     def about(self) -> dict[str, Any]:
-        """Facts of the record."""
+        """Return fields of the record that describe the variant."""
         import jax
         import numpyro
 
