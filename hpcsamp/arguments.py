@@ -23,8 +23,8 @@ from hpcsamp.names import LIKELIHOODS, LOSSES
 from hpcsamp.spelling import hint, shown, suggest
 
 ALIKE = 0.85
-"""Smallest similarity to a known argument at which an unknown one counts as misspelt, if the "
-    "class accepts arguments of any name."""
+"""Smallest similarity to a known argument at which an unknown one counts as misspelt, if the
+class accepts arguments of any name."""
 
 
 def accepted(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, inspect.Parameter]:

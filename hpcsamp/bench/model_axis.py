@@ -1,9 +1,9 @@
 """Time a training step of a model-parallel network against 1/M of its matrix products alone.
 
 The step is that of the training loop, including the feed, on M model ranks. The floor is the time
-of its arithmetic: every rank computes 1/M of the matrix products of the sequential network's forward
-and backward passes, all ranks at the same time, with operands that already exist. Step and floor
-alternate in one job, so that a drift in the speed of the machine affects both equally.
+of its arithmetic: every rank computes 1/M of the matrix products of the sequential network's
+forward and backward passes, all ranks at the same time, with operands that already exist. Step and
+floor alternate in one job, so that a drift in the speed of the machine affects both equally.
 """
 
 from __future__ import annotations

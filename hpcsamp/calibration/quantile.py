@@ -17,8 +17,8 @@ import numpy as np
 from hpcsamp.errors import DataError, UsageError
 
 TOLERANCE = 1e-9
-"""Relative difference below which scores count as equal. The threshold is itself one of the "
-    "scores, and every grid of ranks must treat that score in the same way."""
+"""Relative difference below which scores count as equal. The threshold is itself one of the
+scores, and every grid of ranks must treat that score in the same way."""
 
 
 def rank(n: int, level: float) -> int:
@@ -73,7 +73,7 @@ def threshold(scores: np.ndarray, level: float, where: str = "the calibration se
     Raises
     ------
     DataError
-        If there are fewer known scores than the level needs; the message has both numbers.
+        If there are fewer known scores than the level needs; the message contains both numbers.
     """
     known = (~np.isnan(scores)).sum(0)
     fewest, needed = int(np.min(known, initial=len(scores))), smallest(level)

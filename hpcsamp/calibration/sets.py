@@ -20,8 +20,8 @@ from hpcsamp.calibration.quantile import at_most
 
 SCORES = ("lac", "aps", "raps")
 DIGITS = 12
-"""Number of decimals to which probabilities are rounded when classes are ordered; ties keep "
-    "their order."""
+"""Number of decimals to which probabilities are rounded when classes are ordered; ties keep
+their order."""
 
 
 def scores(kind: str, p: Tensor, penalty: float = 0.01, free: int = 5) -> Tensor:

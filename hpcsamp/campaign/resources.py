@@ -111,7 +111,7 @@ def shape(given: Mapping[str, Any]) -> Shape:
     Raises
     ------
     UsageError
-        If keys contradict each other; the message names the key and the numbers.
+        If keys contradict each other; the message contains the key and the numbers.
     """
     count = {
         name: _whole(given.get(name), f"resources.{name}", least)

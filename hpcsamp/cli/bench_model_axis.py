@@ -1,4 +1,4 @@
-"""``hpcsamp bench model-axis``: a step of a network in parts against its products alone."""
+"""``hpcsamp bench model-axis``: a step of a model-parallel network against its matrix products."""
 
 from __future__ import annotations
 

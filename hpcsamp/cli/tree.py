@@ -18,8 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 from hpcsamp.spelling import shown, suggest
 
 SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
-"""Settings of each Typer: help is plain text, because importing rich takes longer than anything "
-    "else."""
+"""Settings of each Typer: help is plain text, because importing rich takes longer than anything
+else."""
 
 _EXAMPLES = re.compile(r"^Examples:?\n(?:-+\n)?(?P<lines>.*)\Z", re.MULTILINE | re.DOTALL)
 

@@ -1,9 +1,9 @@
 """Interface of exchanges between ranks for losses and optimisers, with autograd functions.
 
 There are two kinds of exchange. Small statistics are exchanged within the sample group, inside the
-loss, and are differentiable in the sense of law 2: the forward pass returns the value of the group,
-and the backward pass reaches only this rank's own samples. Gradients are exchanged once per step
-over all ranks, as one flat tensor.
+loss, and are differentiable in the sense of design law 2: the forward pass returns the value of the
+group, and the backward pass reaches only this rank's own samples. Gradients are exchanged once per
+step over all ranks, as one flat tensor.
 """
 
 from __future__ import annotations
@@ -64,23 +64,23 @@ class Collectives(ABC):
 
     @abstractmethod
     def sum_(self, x: Tensor, over: Over) -> None:
-        """Sum a contiguous tensor over some ranks, in place."""
+        """Sum a contiguous tensor over the ranks ``over``, in place."""
 
     @abstractmethod
     def max_(self, x: Tensor, over: Over) -> None:
-        """Elementwise maximum over some ranks, in place."""
+        """Take the elementwise maximum over the ranks ``over``, in place."""
 
     @abstractmethod
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Concatenate ``(counts[r], ...)`` tensors of some ranks along axis 0, in rank order."""
+        """Concatenate the ``(counts[r], ...)`` tensors of the ranks along axis 0, in rank order."""
 
     @abstractmethod
     def tell(self, thing: Any, over: Over) -> list[Any]:
-        """Gather one small object from each of some ranks, in rank order."""
+        """Gather one small object from each of the ranks ``over``, in rank order."""
 
     @abstractmethod
     def copy_first_(self, x: Tensor, over: Over) -> None:
-        """Overwrite a tensor in place with that of the first of some ranks."""
+        """Overwrite a tensor in place with that of the first of the ranks ``over``."""
 
     # Transports may override these with faster ones -------------------------------------------
 
@@ -94,7 +94,7 @@ class Collectives(ABC):
         """
 
     def sum_gradient_(self, x: Tensor, over: Over) -> None:
-        """Sum a gradient, which may be large, over some ranks, in place."""
+        """Sum a gradient, which may be large, over the ranks ``over``, in place."""
         self.sum_(x, over)
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
@@ -110,7 +110,7 @@ class Collectives(ABC):
         return _nothing
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Sum a flat tensor over some ranks; the r-th of them receives ``counts[r]`` numbers."""
+        """Sum a flat tensor over the ranks; the r-th of them receives ``counts[r]`` elements."""
         whole = x.clone()
         self.sum_(whole, over)
         return whole.split(list(counts))[self.place(over)].clone()
@@ -128,11 +128,11 @@ class Collectives(ABC):
         return lambda: found
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
-        """Fill a flat tensor, of which the r-th of some ranks holds ``counts[r]`` numbers."""
+        """Fill a flat tensor on all ranks; the r-th of them holds ``counts[r]`` of its elements."""
         x.copy_(self.gather(x.split(list(counts))[self.place(over)], counts, over))
 
     def total(self, numbers: np.ndarray, over: Over) -> np.ndarray:
-        """Sum a few float64 numbers over some ranks."""
+        """Sum a few float64 numbers over the ranks ``over``."""
         summed = numbers.copy()
         self.sum_(torch.from_numpy(summed), over)
         return summed
@@ -142,7 +142,7 @@ class Collectives(ABC):
         return {"name": self.name}
 
     def size(self, over: Over) -> int:
-        """Return the number of ranks that take part."""
+        """Return the number of the ranks ``over``."""
         if over in ("world", "replicas"):
             models = self.model_size if over == "world" else 1
             return self.sample_size * self.data_size * models
@@ -150,7 +150,7 @@ class Collectives(ABC):
         return size
 
     def place(self, over: Over) -> int:
-        """Return the position of this rank among those that take part."""
+        """Return the position of this rank among the ranks ``over``."""
         if over == "world":
             return self.rank
         if over == "replicas":
@@ -161,7 +161,7 @@ class Collectives(ABC):
     # For losses and optimisers ----------------------------------------------------------------
 
     def sum_over_samples(self, x: Tensor) -> Tensor:
-        """Sum over the sample group; the backward pass is the identity (law 2).
+        """Sum over the sample group; the backward pass is the identity (design law 2).
 
         With ``T = sum_over_samples(t(y_local))`` and a loss ``f(T)`` evaluated by every rank, the
         gradients of the ranks are those of their own samples, and their sum over the group is the
@@ -177,7 +177,9 @@ class Collectives(ABC):
         return y
 
     def gather_over_samples(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Gather all samples of the group; the backward pass takes this rank's own rows (law 2).
+        """Gather all samples of the group; the backward pass takes this rank's own rows.
+
+        See design law 2.
 
         Parameters
         ----------
@@ -202,7 +204,7 @@ class Collectives(ABC):
         return _SumOver.apply(x, self, "model") if self.model_size > 1 else x
 
     def gather_over_model(self, x: Tensor, parts: Sequence[Part]) -> Tensor:
-        """Gather a tensor that model ranks hold in parts; the backward pass takes this rank's part.
+        """Gather a tensor that is split over model ranks; the backward pass takes this rank's part.
 
         Parameters
         ----------

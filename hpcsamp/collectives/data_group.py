@@ -1,4 +1,4 @@
-"""Exchanges within the data group while a method evaluates samples."""
+"""Exchange tensors within the data group while a method evaluates samples."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
 from hpcsamp.methods.base import Method
 
-#: The newest of each method and of each optimiser.
+#: The newest exchange of each method and of each optimiser.
 _newest: WeakKeyDictionary[Any, ReferenceType[GradientExchange]] = WeakKeyDictionary()
 
 
@@ -79,10 +79,10 @@ def distribute(
     Raises
     ------
     UsageError
-        For arguments of a wrong kind, a gradient that cannot be exchanged in buckets, an optimiser
-        whose parameters are not those of the method, or one that cannot work on parts of the
-        weights; if values that must agree between ranks differ. Later, by ``backward`` or
-        ``step``: if parameters were added, frozen, converted or replaced.
+        If an argument has a wrong type, the gradient cannot be exchanged in buckets, the parameters
+        of the optimiser are not those of the method, the optimiser cannot work on parts of the
+        weights, or values that must agree between ranks differ. ``backward`` and ``step`` raise it
+        if parameters were added, frozen, converted or replaced since.
     """
     _check(optimizer, collectives, method, clip, updates)
     updates = updates or updates_of(method, collectives)
@@ -114,7 +114,7 @@ def _newest_of(thing: Any) -> GradientExchange | None:
 
 
 def _of_two_types(method: Method) -> UsageError | None:
-    """Whether the trained parameters are of one type on one device."""
+    """Return an error unless the trained parameters have one dtype and one device."""
     kinds = {f"{p.dtype.to_real()} on {p.device}" for p in method.parameters() if p.requires_grad}
     if len(kinds) == 1:
         return None
@@ -128,7 +128,7 @@ def _of_two_types(method: Method) -> UsageError | None:
 
 
 def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, updates: Any) -> None:
-    """Return an error if one of the arguments is of a wrong kind."""
+    """Return an error if one of the arguments has a wrong type."""
     said = "hs.distribute(optimizer, collectives, method)"
     wanted: tuple[tuple[str, Any, Any, str], ...] = (
         ("optimizer", optimizer, torch.optim.Optimizer, "torch.optim.Adam(method.parameters())"),

@@ -57,7 +57,7 @@ class Group:
 
 @dataclass(frozen=True)
 class _Run:
-    """Columns of a parameter in one group; group 0 contains those that no pattern matches."""
+    """A run of columns of a parameter that are in one group; group 0: no pattern matches."""
 
     parameter: int
     start: int
@@ -113,7 +113,7 @@ class Divided(Updates):
         return all(p.is_contiguous() and not p.is_complex() for p in self._made)
 
     def _place_of(self, run: _Run) -> slice | None:
-        """Slices in :attr:`stepped`."""
+        """Return the slice for :attr:`stepped`; None for the whole parameter."""
         if run.stop - run.start == self._columns(self.parameters[run.parameter]):
             return None
         return slice(run.start, run.stop)
@@ -157,7 +157,7 @@ class Divided(Updates):
             raise _no_part(name)
         return start, start + one.numel()
 
-    # What optimisers and exchanges ask ----------------------------------------------------------
+    # Called by optimisers and exchanges ----------------------------------------------------------
 
     @property
     def largest(self) -> int:

@@ -153,11 +153,11 @@ class HorovodCollectives(MpiCollectives):
         self._is_needed = self._comms["world"].allreduce(size, op=MPI.MAX) >= self.least_bytes
 
     def sum_gradient_(self, x: Tensor, over: Over) -> None:
-        """Sum a gradient over some ranks, in place."""
+        """Sum a gradient over the ranks ``over``, in place."""
         self.begin_sum_gradient(x, over)()
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin to sum a gradient over some ranks. Horovod's thread sums it in its next cycle."""
+        """Begin to sum a gradient over the ranks. Horovod's thread sums it in its next cycle."""
         if not self._started and (self._is_needed or not self._is_small(x)):
             self.start(over)
         ranks = None if self._is_small(x) else self._set_of(over)
@@ -173,7 +173,7 @@ class HorovodCollectives(MpiCollectives):
         return wait
 
     def _set_of(self, over: Over) -> Any:
-        """Return Horovod's process set of some ranks; None if there is none."""
+        """Return Horovod's process set of the ranks ``over``; None if there is none."""
         if self.size(over) == self.size("world"):
             return self._hvd.global_process_set
         return self._sets.get(over)

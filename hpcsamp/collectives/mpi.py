@@ -53,11 +53,11 @@ class MpiCollectives(Collectives):
         return {**super().settings(), "gpu_aware": self.gpu_aware}
 
     def sum_(self, x: Tensor, over: Over) -> None:
-        """Sum over some ranks, in place."""
+        """Sum over the ranks ``over``, in place."""
         self._reduce_(x, over, "SUM")
 
     def max_(self, x: Tensor, over: Over) -> None:
-        """Maximum over some ranks, in place."""
+        """Take the elementwise maximum over the ranks ``over``, in place."""
         self._reduce_(x, over, "MAX")
 
     def _reduce_(self, x: Tensor, over: Over, op: str) -> None:
@@ -73,7 +73,7 @@ class MpiCollectives(Collectives):
                 )
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin to sum over some ranks. On a GPU, or through host memory, the sum is made at once.
+        """Begin to sum over the ranks. On a GPU, or through host memory, the sum is made at once.
 
         Open MPI's reductions that do not block take no GPU memory, even if the others do.
         """
@@ -90,7 +90,7 @@ class MpiCollectives(Collectives):
         return wait
 
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Concatenate the rows of some ranks."""
+        """Concatenate the rows of the ranks ``over``."""
         mine = self._buffer(x)
         row = math.prod(x.shape[1:])
         everyone = _empty(mine, (sum(counts), *x.shape[1:]))
@@ -100,7 +100,7 @@ class MpiCollectives(Collectives):
         return _like(x, everyone)
 
     def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
-        """Begin to concatenate flat tensors of some ranks."""
+        """Begin to concatenate the flat tensors of the ranks ``over``."""
         mine = self._buffer(x)
         everyone = _empty(mine, (sum(counts),))
         request = self._comms[over].Iallgatherv(mine, (everyone, list(counts)))
@@ -113,7 +113,7 @@ class MpiCollectives(Collectives):
         return found
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Sum over some ranks, each of which receives its part.
+        """Sum over the ranks ``over``, each of which receives its part.
 
         Tensors on a GPU are summed whole: Open MPI 4 has no MPI_Reduce_scatter for GPU memory (its
         coll/cuda component implements MPI_Allreduce, but not this).
@@ -127,7 +127,7 @@ class MpiCollectives(Collectives):
         return _like(x, part)
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
-        """Fill with the parts of some ranks, in place."""
+        """Fill a tensor with the parts of the ranks ``over``, in place."""
         MPI = library(self._comms[over])  # noqa: N806
         buffer = self._buffer(x)
         with here.waiting(Doing.EXCHANGE):
@@ -135,7 +135,7 @@ class MpiCollectives(Collectives):
         _copy_back(x, buffer)
 
     def tell(self, thing: Any, over: Over) -> list[Any]:
-        """Return a list with one object of each rank."""
+        """Return a list with one object from each rank."""
         everyone: list[Any] = self._comms[over].allgather(thing)
         return everyone
 

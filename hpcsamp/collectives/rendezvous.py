@@ -1,6 +1,6 @@
 """Rendezvous of torch.distributed without settings: rank 0 opens a store, MPI sends its port.
 
-The store also shows, after a time-out, which ranks did not take part in an exchange.
+The store also shows, after a time-out, which ranks have not joined an exchange.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def compare_all(
     Parameters
     ----------
     of_replicas
-        Facts that must agree between some ranks only, with these ranks.
+        Facts that need to agree only within groups of ranks, with these groups.
     facts, trouble, count
         As in :func:`compare`, which raises the same.
     """

@@ -1,4 +1,4 @@
-"""Exchanges of a method with the ranks that hold shares of its weights."""
+"""Exchange shares of a method's weights within the sample group."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SampleGroup:
         return self._collectives.begin_gather(own, counts, "sample")
 
     def scatter_sum(self, whole: Tensor, counts: Sequence[int]) -> Tensor:
-        """Sum a flat tensor over the ranks, of which each receives its part."""
+        """Sum a flat tensor over the ranks, each of which receives its part."""
         return self._collectives.scatter_sum(whole, counts, "sample")
 
     def largest(self, number: int) -> int:

@@ -127,11 +127,11 @@ class TorchCollectives(MpiCollectives):
         return self._groups.get(over) if x.device.type == self._kind else None
 
     def sum_(self, x: Tensor, over: Over) -> None:
-        """Sum over some ranks, in place."""
+        """Sum over the ranks ``over``, in place."""
         self._all_(x, over, dist.ReduceOp.SUM, super().sum_)
 
     def max_(self, x: Tensor, over: Over) -> None:
-        """Maximum over some ranks, in place."""
+        """Take the elementwise maximum over the ranks ``over``, in place."""
         self._all_(x, over, dist.ReduceOp.MAX, super().max_)
 
     def _all_(self, x: Tensor, over: Over, op: Any, otherwise: Callable[..., None]) -> None:
@@ -145,7 +145,7 @@ class TorchCollectives(MpiCollectives):
         return None
 
     def begin_sum_gradient(self, x: Tensor, over: Over) -> Callable[[], None]:
-        """Begin to sum over some ranks; on a GPU, on NCCL's own stream."""
+        """Begin to sum over the ranks ``over``; on a GPU, on NCCL's own stream."""
         group = self._of(x, over)
         if group is None or x.dtype in HALVES:
             return super().begin_sum_gradient(x, over)
@@ -153,11 +153,11 @@ class TorchCollectives(MpiCollectives):
         return lambda: self._wait(work, over)
 
     def gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Concatenate the rows of some ranks."""
+        """Concatenate the rows of the ranks ``over``."""
         return self.begin_gather(x, counts, over)()
 
     def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
-        """Begin to concatenate the rows of some ranks."""
+        """Begin to concatenate the rows of the ranks ``over``."""
         group = self._of(x, over)
         if group is None:
             found = super().gather(x, counts, over)
@@ -176,14 +176,14 @@ class TorchCollectives(MpiCollectives):
         return ended
 
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
-        """Fill a flat tensor with the parts of some ranks, in place."""
+        """Fill a flat tensor with the parts of the ranks ``over``, in place."""
         if self._of(x, over) is None:
             super().gather_(x, counts, over)
         else:
             x.copy_(self.gather(x.split(list(counts))[self.place(over)], counts, over))
 
     def scatter_sum(self, x: Tensor, counts: Sequence[int], over: Over) -> Tensor:
-        """Sum a flat tensor over some ranks, of which each receives its part."""
+        """Sum a flat tensor over the ranks ``over``, each of which receives its part."""
         group = self._of(x, over)
         if group is None:
             return super().scatter_sum(x, counts, over)
@@ -198,7 +198,7 @@ class TorchCollectives(MpiCollectives):
         return own[: counts[self.place(over)]].to(x.dtype)
 
     def copy_first_(self, x: Tensor, over: Over) -> None:
-        """Overwrite a tensor with that of the first of some ranks, in place."""
+        """Overwrite a tensor with that of the first of the ranks ``over``, in place."""
         group = self._of(x, over)
         if group is None:
             super().copy_first_(x, over)

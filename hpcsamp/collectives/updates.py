@@ -1,10 +1,10 @@
 """Parameters that the optimiser of a rank updates, and the reduction of their gradients.
 
 Both follow from the placement of the parameters (:mod:`hpcsamp.grid.placement`). Weights that all
-ranks hold are updated by all of them, members by the ranks that hold them. With shards each rank of
-a sample group updates 1/P of the parameters (ZeRO stage 1; Rajbhandari et al. 2020): the gradient
-is summed and scattered over the group, each rank steps its part with its own optimiser, and the
-parts are gathered. This transfers as many bytes as one allreduce and takes 1/P of the optimiser's
+ranks hold are updated by all of them, members of an ensemble by the ranks that hold them. With
+shards each rank of a sample group updates 1/P of the parameters (ZeRO stage 1; Rajbhandari et al.
+2020): the gradient is summed and scattered over the group, each rank steps its part with its own
+optimiser, and the parts are gathered. This transfers as many bytes as one allreduce and takes 1/P of the optimiser's
 memory and time. If the weights themselves are in shares, each rank updates its own with a gradient
 that the backward pass has scattered (:mod:`hpcsamp.methods.sharing`). Both are exact for optimisers
 that treat each element separately, such as SGD and Adam.
@@ -69,7 +69,7 @@ class Updates:
     parts
         Parameters for the constructor of the optimiser.
     stepped
-        For each state of the optimiser, in the order of its numbers: a parameter, and a slice of
+        For each state of the optimiser, in the optimiser's order: a parameter, and a slice of
         its last axis (for members: of the columns), or None for the whole parameter.
     """
 

@@ -198,9 +198,9 @@ class Merged(Part):
 
 @dataclass(frozen=True)
 class Flattened(Merged):
-    """A box of a tensor that is stored flattened: ``(size,)`` numbers of ``(prod(shape),)``.
+    """A box of a tensor that is stored flattened: ``(size,)`` elements of ``(prod(shape),)``.
 
-    Readers and writers of values see one axis, in which the part is :meth:`Part.runs`.
+    Code that reads or writes the elements sees one axis, in which the part is :meth:`Part.runs`.
     """
 
     merged: int = -1
@@ -216,7 +216,7 @@ def bounds(length: int, parts: int, unit: int = 1) -> list[Interval]:
     parts
         Number of intervals.
     unit
-        Length of units that must not be divided, such as the numbers of one field.
+        Length of units that must not be divided, such as the elements of one field.
 
     Raises
     ------

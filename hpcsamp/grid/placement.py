@@ -1,12 +1,12 @@
 """Placement of tensors on the grid.
 
-A placement determines which ranks hold the same numbers, which rows of a whole tensor a rank holds,
+A placement determines which ranks hold the same elements, which rows of a tensor a rank holds,
 where they lie in the whole (for checkpoints), and which share of a penalty a rank computes. The
 weights of a method have a placement (:attr:`hpcsamp.methods.Method.placement`), and so has the
 state of an optimiser; :mod:`hpcsamp.collectives.updates` describes how gradients reach it.
 
     Replicated       every rank holds the whole tensor
-    SampleRows(own)  the first axis are samples, and a rank holds the rows of its own samples: the
+    SampleRows(own)  the first axis is samples, and a rank holds the rows of its own samples: the
                      ranks of a sample group hold different rows
     Shard(...)       a tensor that is flattened and cut into nearly equal parts over the sample axis
     Shares(...)      some tensors of a method are cut like this, the others are on every rank
@@ -33,7 +33,7 @@ class Replicated:
     axis
         Axis along which ranks hold different parts; None if there is none.
     replicas
-        Ranks that hold the same numbers, so that their gradients are averaged and their values are
+        Ranks that hold the same elements, so that their gradients are averaged and their values are
         compared.
     partial
         Part of the weights that an optimiser sees, for messages; empty for all.
@@ -51,7 +51,7 @@ class Replicated:
         return range(length)
 
     def over(self, name: str) -> Over:
-        """Return the ranks that hold the same numbers of a tensor of the method, by its name."""
+        """Return the ranks that hold the same elements of the method's tensor of this name."""
         return self.replicas
 
     @property
@@ -80,20 +80,20 @@ class Replicated:
         return Shard(rank, ranks) if ranks > 1 else self
 
     def column(self, topology: Topology) -> int:
-        """Number that is equal on ranks that hold the same tensors."""
+        """Return a number that is the same on all ranks that hold the same tensors."""
         return 0 if self.axis is None else topology.axis(self.axis).rank
 
     def of(self, name: str) -> Replicated:
-        """Return the placement of a tensor of the method's state, by its name."""
+        """Return the placement of the tensor of this name in the method's state."""
         return self
 
     def place(self, everything: Runs) -> Runs:
-        """Return the positions of the numbers that this rank holds.
+        """Return the positions of the elements that this rank holds.
 
         Parameters
         ----------
         everything
-            Positions of the numbers that the ranks along :attr:`axis` hold together.
+            Positions of the elements that the ranks along :attr:`axis` hold together.
 
         Raises
         ------
@@ -103,14 +103,14 @@ class Replicated:
         return everything
 
     def whole_of(self, held: Sequence[int], full: Sequence[int]) -> tuple[int, ...]:
-        """Return the joint shape along :attr:`axis` if this rank holds ``held``.
+        """Return the shape of the whole along :attr:`axis` if this rank holds shape ``held``.
 
-        ``full``: shape of a tensor that is cut flattened.
+        ``full`` is the shape of the whole tensor, for tensors that are cut flattened.
         """
         return tuple(held)
 
     def held_of(self, shape: Sequence[int], size: int) -> tuple[int, ...]:
-        """Return the shape of the ``size`` numbers that this rank holds of a tensor."""
+        """Return the shape of the ``size`` elements that this rank holds of a tensor."""
         return tuple(shape)
 
 
@@ -213,7 +213,7 @@ class Shares(Replicated):
     shard
         Shard that this rank holds.
     names
-        Names of the tensors that are in shards, each with one axis.
+        Names of the tensors that are divided into shards, each with one axis.
     """
 
     shard: Shard
@@ -244,7 +244,7 @@ class Shares(Replicated):
         return 0, 1
 
     def sharded(self, rank: int, ranks: int) -> Replicated:
-        """Return this placement: the optimiser's state is where the weights are."""
+        """Return this placement: the optimiser's state is placed like the weights."""
         return self
 
 

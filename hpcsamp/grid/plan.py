@@ -174,7 +174,7 @@ def check_sizes(
     Raises
     ------
     UsageError
-        If the sizes do not divide the number of ranks; the message names the numbers.
+        If the sizes do not divide the number of ranks; the message contains both sizes.
     """
     if samples == "node":
         if model > per_node:

@@ -1,4 +1,4 @@
-"""Wait until other ranks or threads have written to shared memory."""
+"""Wait until other ranks or threads have written to shared memory, by polling."""
 
 from __future__ import annotations
 

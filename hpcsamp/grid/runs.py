@@ -1,4 +1,4 @@
-"""Runs of a flattened tensor: positions of the numbers that a rank holds in the whole.
+"""Runs of a flattened tensor: positions of the elements that a rank holds in the whole.
 
 Pure functions of shapes. Parts of model ranks, rows of members and shards of sample ranks are all
 runs, and so is the intersection of two of them. A checkpoint written on one grid can therefore be
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """A subset of the numbers of a flattened tensor, in order.
+    """A subset of the elements of a flattened tensor, in order.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Runs:
 
     @classmethod
     def repeated(cls, shape: Iterable[int], runs: Iterable[Sequence[int]], length: int) -> Runs:
-        """Repeat the runs in each section of ``length`` numbers of the flattened tensor."""
+        """Repeat the runs in each section of ``length`` elements of the flattened tensor."""
         shape = tuple(shape)
         one = np.array(list(runs), dtype=np.int64).reshape(-1, 2)
         starts = np.arange(math.prod(shape) // length if length else 0, dtype=np.int64) * length
@@ -52,7 +52,7 @@ class Runs:
 
     @cached_property
     def size(self) -> int:
-        """Count of the numbers in all runs."""
+        """Number of elements in all runs."""
         return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
 
     @property
@@ -62,19 +62,21 @@ class Runs:
 
     @cached_property
     def _before(self) -> np.ndarray:
-        """``(k + 1,)`` count of the numbers in the runs before each run."""
+        """``(k + 1,)`` numbers of elements in the runs before each run."""
         return np.concatenate([[0], (self.bounds[:, 1] - self.bounds[:, 0]).cumsum()])
 
     def within(self, start: int, stop: int) -> Runs:
-        """Return the numbers at positions ``start ... stop - 1`` of this subset."""
+        """Return the elements at positions ``start ... stop - 1`` of this subset."""
         first = np.maximum(self._before[:-1], start)
         last = np.minimum(self._before[1:], stop)
         shift = self.bounds[:, 0] - self._before[:-1]
         return Runs(self.shape, _joined(np.stack([first + shift, last + shift], axis=1)))
 
     def meeting(self, other: Runs) -> Iterator[tuple[int, int, int]]:
-        """Yield the intersection with other runs as ``(i, j, n)``: ``n`` numbers from the ``i``-th
-        of this subset on are those from the ``j``-th of the other on.
+        """Yield the stretches that this subset has in common with another, as ``(i, j, n)``.
+
+        The ``n`` elements from position ``i`` of this subset are those from position ``j`` of the
+        other.
         """
         a, b = self.bounds, other.bounds
         first = np.searchsorted(b[:, 1], a[:, 0], side="right")

@@ -25,7 +25,7 @@ def shared_memory_free() -> int:
 
 
 class Window:
-    """Bytes that all ranks of ``comm`` share; a single rank uses private memory. Collective.
+    """Memory that all ranks of ``comm`` share; a single rank uses private memory. Collective.
 
     Parameters
     ----------

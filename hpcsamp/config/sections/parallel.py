@@ -11,7 +11,7 @@ from hpcsamp.names import TRANSPORTS, SampleAxis
 
 
 class ParallelSection(Section):
-    """``[parallel]``: the grid of ranks, which does not change the results (law 1)."""
+    """``[parallel]``: the grid of ranks, which does not change the results (design law 1)."""
 
     samples: SampleAxis = Field("node", json_schema_extra=NOTHING)
     model: int = Field(
