@@ -4,9 +4,10 @@ Both follow from the placement of the parameters (:mod:`hpcsamp.grid.placement`)
 ranks hold are updated by all of them, members of an ensemble by the ranks that hold them. With
 shards each rank of a sample group updates 1/P of the parameters (ZeRO stage 1; Rajbhandari et al.
 2020): the gradient is summed and scattered over the group, each rank steps its part with its own
-optimiser, and the parts are gathered. This transfers as many bytes as one allreduce and takes 1/P of the optimiser's
-memory and time. If the weights themselves are in shares, each rank updates its own with a gradient
-that the backward pass has scattered (:mod:`hpcsamp.methods.sharing`). Both are exact for optimisers
+optimiser, and the parts are gathered. This transfers as many bytes as one allreduce and takes 1/P
+of the optimiser's memory and time. If the weights themselves are divided among the ranks, each rank
+updates its own with a gradient that the backward pass has scattered
+(:mod:`hpcsamp.methods.sharing`). Both are exact for optimisers
 that treat each element separately, such as SGD and Adam.
 """
 
