@@ -248,7 +248,7 @@ def sharing(used: Sequence[Used]) -> str:
 
 
 def used(device: torch.device) -> Used:
-    """Return the device of this rank, to be compared with those of other ranks."""
+    """Return a description of this rank's device, to be compared with those of other ranks."""
     import torch
 
     gpu = ""
@@ -260,7 +260,7 @@ def used(device: torch.device) -> Used:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has finished all work it was given; clocks are read after this."""
+    """Wait until a GPU has finished all queued work, before a clock is read."""
     import torch
 
     if device.type == "cuda":

@@ -46,11 +46,11 @@ class UsageError(HpcsampError):
 
 
 class DataError(HpcsampError):
-    """Raised if a dataset, shard or item cannot be used; names the file and the numbers."""
+    """Raised if a dataset, shard or item cannot be used; names the file and the values."""
 
 
 class CheckpointError(HpcsampError):
-    """Raised if a checkpoint is truncated, not hpcsamp's, or of another configuration."""
+    """Raised if a checkpoint is truncated, not from hpcsamp, or from another configuration."""
 
 
 class DivergedError(HpcsampError):

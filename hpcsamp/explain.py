@@ -86,5 +86,5 @@ def section(name: str) -> Section:
 
 
 def _readable(text: str) -> str:
-    """Replace links by their text and file, because a terminal cannot follow them."""
+    """Replace links with their text and target, because a terminal cannot follow them."""
     return _LINK.sub(r"\1 (docs/\2)", text).replace("`", "").strip()

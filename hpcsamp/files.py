@@ -59,7 +59,7 @@ def publish(part: Path, path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Replace a file atomically: whatever happens, either the old or the new file is there.
+    """Replace a file atomically: at any time either the old or the whole new file exists.
 
         with whole(path) as part:
             ...  # write the file `part`

@@ -12,7 +12,7 @@ import numpy as np
 from hpcsamp.errors import DataError
 from hpcsamp.names import TASKS
 
-#: Kinds whose targets are labels ``0 .. C - 1``; the targets of all others are numbers.
+#: Kinds whose targets are labels ``0 .. C - 1``; the targets of all others are numeric.
 LABELS = frozenset({"classification", "multilabel", "segmentation", "ordinal"})
 
 #: Figures of a report for each kind, by their names in :mod:`hpcsamp.report.build`.
@@ -60,7 +60,7 @@ def parts_of(kind: str) -> tuple[str, ...]:
 
 
 def has_labels(kind: str) -> bool:
-    """Whether the targets of a task are labels, and not numbers.
+    """Whether the targets of a task are labels, and not numeric.
 
     Raises
     ------

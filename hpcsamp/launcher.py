@@ -118,7 +118,7 @@ def check(environment: Mapping[str, str], size: int, library: str = "this MPI") 
 
 
 def _rank(environment: Mapping[str, str]) -> int:
-    """Return the launcher's rank of this process."""
+    """Return the rank that the launcher gave this process."""
     ranks = (environment.get(v, "") for v in (*RANKS, "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank.isdigit()), 0))
 

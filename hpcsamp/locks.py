@@ -1,4 +1,4 @@
-"""Lock files, which let one process at a time write, on any file system and also after crashes.
+"""Lock files: one process at a time may write, on any file system and also after crashes.
 
 A lock is a file that is created exclusively and names its holder, which touches it every few
 seconds; it needs no feature that NFS or Lustre may lack. A holder that has ended on this machine,
@@ -45,7 +45,7 @@ def _now() -> float:
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lock, as its file names it."""
+    """The process that holds a lock, as recorded in the lock file."""
 
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     host: str = field(default_factory=socket.gethostname)
@@ -62,7 +62,7 @@ class Holder:
         return f"process {self.pid} on {self.host}{of_job}"
 
     def over(self, mine: Holder) -> bool:
-        """Whether this holder has certainly ended, seen from another process."""
+        """Whether another process can be certain that this holder has ended."""
         if self.machine and self.machine == mine.machine and ended(self.pid, self.started):
             return True
         requeued = self.restart != mine.restart or (

@@ -55,7 +55,7 @@ def torchvision() -> ModuleType:
 
 @cache
 def _declared() -> torch.library.Library:
-    """Declare the schemas; they exist as long as the returned library."""
+    """Declare the operators' schemas; they exist as long as the returned library."""
     import torch
 
     library = torch.library.Library("torchvision", "DEF")

@@ -20,7 +20,7 @@ from hpcsamp.bench.variants import Variant
 from hpcsamp.bench.workloads import ScalingPoint, ScalingWorkload, Size, find
 from hpcsamp.errors import UsageError
 
-#: Workloads that bounds are set for; the last two are mean field on perceptrons of these widths.
+#: Workloads with performance goals; the last two are mean field on perceptrons of these widths.
 USUAL = ("vit-cifar10", "13-50-1", "96-128-128-24")
 #: Labels of the variants.
 CHOSEN, LOOP, SINGLE = "chunks chosen by measurement", "one sample at a time", "S = 1"

@@ -36,8 +36,8 @@ def thresholds(
     past
         ``(n,)`` scores of the calibration items in time order.
     scores
-        ``(T,)`` scores of the items in time order; NaN for unknown targets, after which nothing is
-        corrected.
+        ``(T,)`` scores of the items in time order; NaN for unknown targets, after which the level
+        is not corrected.
     level
         Coverage ``1 - alpha``.
     rate

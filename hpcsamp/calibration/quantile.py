@@ -58,7 +58,7 @@ def threshold(scores: np.ndarray, level: float, where: str = "the calibration se
     Parameters
     ----------
     scores
-        ``(n, ...)`` scores of the calibration items, larger for values that conform less; NaN for
+        ``(n, ...)`` scores of the calibration items, larger for less typical values; NaN for
         unknown targets.
     level
         Requested coverage.
@@ -95,6 +95,6 @@ def at_most(scores: Any, limit: Any, size: Any = 1.0) -> Any:
     Parameters
     ----------
     size
-        Magnitude of the numbers whose differences are the scores.
+        Magnitude of the values whose differences are the scores.
     """
     return scores <= limit + TOLERANCE * size

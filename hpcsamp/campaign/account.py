@@ -34,7 +34,7 @@ class PointAccount:
     used
         Its resources; the memory is that of one task, here a rank.
     source
-        ``accounting`` if the scheduler measured it, ``records`` if its job scripts did.
+        ``accounting`` if the scheduler measured the use, ``records`` if the job scripts did.
     """
 
     status: PointStatus

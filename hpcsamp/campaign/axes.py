@@ -43,7 +43,7 @@ def combinations(spec: CampaignFile) -> Iterator[Values]:
 
 
 def of_search(spec: CampaignFile, folder: Path) -> Iterator[Values]:
-    """Yield the combinations: those of the axes, or the trials of a search asked so far."""
+    """Yield the combinations: those of the axes, or the trials of a search so far."""
     yield from combinations(spec) if spec.search is None else space.read_trials(folder)
 
 

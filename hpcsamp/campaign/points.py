@@ -147,7 +147,7 @@ class Campaign:
         """Return the results of all finished points as a pandas data frame, one row per point.
 
         The index is the number of the point; columns are those of ``hpcsamp campaign collect``. The
-        scheduler is not asked.
+        scheduler is not queried.
 
         Raises
         ------

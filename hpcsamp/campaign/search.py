@@ -1,9 +1,9 @@
-"""Search for the best values of keys with Optuna: ask for trials, submit them, tell the results.
+"""Search for the best values of keys with Optuna: request trials, submit them, report results.
 
 Optuna's journal is a file in the folder of the campaign; there is no server. Trials are points like
-all others: what they have reached is in their folders and marks. So nothing is lost if the search
-is killed, and a second one continues it: it tells Optuna what has ended meanwhile, and asks for the
-rest. Points are trained by the scheduler, and go on while no search runs.
+all others, and their results are in their folders and marks. Nothing is lost if the search is
+killed, and a second search continues it: it reports the trials that have ended since to Optuna and
+requests the remaining ones. The scheduler runs the points, and they continue while no search runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STARTS = 3
 
 
 class Searcher:
-    """Searches for the best points of a campaign.
+    """Search for the best points of a campaign.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Searcher:
         self.study = self._open()
 
     def run(self, every: float) -> None:
-        """Search until all trials have ended; look every some seconds.
+        """Search until all trials have ended; check them every ``every`` seconds.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class Searcher:
                 time.sleep(every)
 
     def step(self) -> bool:
-        """Tell Optuna what has ended, and submit new trials; return whether any is left."""
+        """Report ended trials to Optuna and submit new ones; return whether any trial is left."""
         self._write()
         if space.read_trials(self.folder):
             self._tell()
@@ -86,7 +86,7 @@ class Searcher:
         return bool(self._running()) or len(self._trials()) < self.search.trials
 
     def best(self) -> tuple[int, float] | None:
-        """Return number and value of the best trial; None if none has a value."""
+        """Return the number and the value of the best trial; None if no trial has a value."""
         ended = [t for t in self._trials() if t.state.name == "COMPLETE"]
         if not ended:
             return None
@@ -159,7 +159,7 @@ class Searcher:
     # Points -----------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Note the trials of which all values are known, before any is submitted."""
+        """Write down the trials whose values are all known, before any is submitted."""
         known: list[dict[str, Any]] = []
         for trial in self._trials():
             if trial.params.keys() >= self.search.space.keys():
@@ -174,7 +174,7 @@ class Searcher:
         submit.submit(Campaign(self.file, self.site), [word], selection=selection)
 
     def _tell(self) -> None:
-        """Tell the results of trials whose points have ended; prune, and restart interrupted."""
+        """Report the results of ended trials; prune others, and restart interrupted ones."""
         from optuna.trial import TrialState
 
         campaign = Campaign(self.file, self.site)
@@ -182,7 +182,9 @@ class Searcher:
         points = {_key(self._values_of(s)): s for s in survey.points}
         again: list[str] = []
         for trial in self._running():
-            if trial.params.keys() < self.search.space.keys():  # killed while it was asked for
+            if (
+                trial.params.keys() < self.search.space.keys()
+            ):  # the search was killed while requesting it
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 continue
             status = points[_key(self._values(trial))]
@@ -210,7 +212,9 @@ class Searcher:
                     self.report(f"point {number}: failed: interrupted {STARTS} times")
                 else:
                     again.append(name)
-            elif status.word == "missing":  # killed before it was submitted, or cancelled
+            elif (
+                status.word == "missing"
+            ):  # the search was killed before submitting it, or it was cancelled
                 self._submit("missing", (name,))
         if again:
             self._submit("interrupted", tuple(again))
@@ -226,7 +230,7 @@ class Searcher:
         return value if best.is_number(value) else None
 
     def _is_hopeless(self, trial: Any, folder: Path) -> bool:
-        """Whether the pruner ends a trial, by the validation metrics it has had so far."""
+        """Whether the pruner ends a trial, given its validation metrics so far."""
         import optuna
 
         file = folder / "metrics.jsonl"
@@ -235,7 +239,7 @@ class Searcher:
         try:
             owner = products.owner(folder)
             lines = text.read_lines(file, owner, unsealed=not owner)[0]
-        except DataError:  # it is being written
+        except DataError:  # the file is being written
             return False
         name = self.search.metric.rpartition(".")[2]
         live = optuna.trial.Trial(self.study, trial._trial_id)

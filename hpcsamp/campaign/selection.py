@@ -25,7 +25,7 @@ class Selection:
     Attributes
     ----------
     where
-        Expression over keys of the configuration, ``resources.`` and ``point``, the number.
+        Expression over keys of the configuration, ``resources.KEY`` and the number ``point``.
     states
         Allowed states.
     points
@@ -67,7 +67,7 @@ class Selection:
         return [p for p in chosen if self.where.value(_facts(p, base, empty))]
 
     def among(self, campaign: Campaign, points: Sequence[PointStatus]) -> list[PointStatus]:
-        """Return the selected ones of some points, see :meth:`of_plan`."""
+        """Return those of the given points that are selected, see :meth:`of_plan`."""
         names = {p.name for p in self.of_plan(campaign)}
         return [
             s

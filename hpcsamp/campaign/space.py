@@ -1,8 +1,8 @@
-"""``[search]`` of a campaign file: the space of values, the metric, and the trials asked so far.
+"""``[search]`` of a campaign file: the space of values, the metric, and the trials so far.
 
-A search has no axes: its points are its trials, in the order in which they were asked for. They are
-kept in ``search.json`` in the folder of the campaign, so that all commands of a campaign know them
-without the library that chose them.
+A search has no axes: its points are its trials, in the order in which Optuna proposed them. They
+are kept in ``search.json`` in the folder of the campaign, so that all commands of a campaign can
+read them without Optuna.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Search(BaseModel):
 
 
 def check(where: str, key: str, domain: Any) -> None:
-    """Check what a key of the space may be.
+    """Check the domain of a key of the space.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def check(where: str, key: str, domain: Any) -> None:
 
 
 def read_trials(folder: Path) -> list[dict[str, Any]]:
-    """Return the values of the trials asked so far, each combination once; folder of a campaign.
+    """Return the values of the trials so far, each combination once, for the folder of a campaign.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def read_trials(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_trials(folder: Path, trials: list[dict[str, Any]]) -> None:
-    """Write the values of the trials asked so far.
+    """Write the values of the trials so far.
 
     Raises
     ------

@@ -222,7 +222,7 @@ class Survey:
             return PointStatus(point, "failed", causes.of_exit(detail))
         if kind:
             return PointStatus(point, "interrupted")
-        if point.name in folders:  # run by hand, or before the mark was made
+        if point.name in folders:  # run by hand, or before the mark was written
             whole = not _fault(Path(folder), self.wanted)
             return PointStatus(point, "done" if whole else "interrupted")
         return PointStatus(point, "missing")

@@ -156,7 +156,7 @@ class Store:
         """Read the marks of all points with one listing.
 
         If a node failed between two renames, a point may have two marks; the better one counts,
-        and it is checked against the product files in any case.
+        and it is checked against the result files in any case.
         """
         order = ("done", "running", "stopped", "failed")
         found: dict[str, str] = {}

@@ -143,7 +143,7 @@ def submit(
     time: str | None = None,
     memory: str | None = None,
 ) -> Submitted:
-    """Submit the points that are in some states.
+    """Submit the points that are in the given states.
 
     The submission is recorded before the scheduler is called, and each job identifier as soon as
     it is known; if it cannot be recorded, the job is cancelled. A campaign therefore never loses a
@@ -268,7 +268,7 @@ def cancel(campaign: Campaign, selection: Selection = EVERY) -> list[str]:
 
 
 def _check_alone(survey: Survey, chosen: set[str]) -> None:
-    """Check that the jobs of some points run no others, which would be cancelled as well."""
+    """Check that the jobs of the given points run no others, which would be cancelled as well."""
     jobs = {place for name in chosen for place in survey.elements[name]}
     numbers = {s.point.name: s.point.number for s in survey.points}
     others = sorted(
@@ -315,7 +315,9 @@ def _recorded(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     table = sealed.read_json(path, sealed.owner_of(folder), unsealed=bool)
-    files = table.get("files", table)  # former files are the table itself, without a seal
+    files = table.get(
+        "files", table
+    )  # files of earlier versions are the table itself, without a seal
     if not isinstance(files, dict) or any(
         not isinstance(v, str) or Path(k).name != k for k, v in files.items()
     ):

@@ -1,4 +1,4 @@
-"""Run a finished point again and compare the numbers."""
+"""Run a finished point again and compare parameters and metrics."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def verify(
 
 
 def _chunks(folder: Path) -> dict[str, int]:
-    """Return the numbers of samples per pass that a run chose, on which float sums depend."""
+    """Return the samples per pass that a run chose, which affect the rounding of its sums."""
     try:
         chosen = products.read(folder, "summary.json")["passes"]
         return {CHUNKS[what]: int(chunk) for what, (chunk, _) in chosen.items()}
@@ -116,12 +116,12 @@ def _chunks(folder: Path) -> dict[str, int]:
 
 
 def compare(then: Path, now: Path, wanted: tuple[str, ...], tolerance: float) -> RunComparison:
-    """Compare the products of two runs of one point.
+    """Compare the result files of two runs of one point.
 
     Raises
     ------
     DataError
-        If a product is damaged.
+        If a result file is damaged.
     """
     rows: list[tuple[str, Any, Any]] = []
     worst, where = 0.0, ""

@@ -1,4 +1,4 @@
-"""``hpcsamp bench checkpoint``: whether a checkpoint can be written in the time a job has left."""
+"""``hpcsamp bench checkpoint``: whether a checkpoint can be written before a time limit."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def gpu(
         list[str] | None,
         typer.Option(
             help="vit-cifar10, mlp-entsoe, swin-era5, vit-digits, 13-50-1 or 96-128-128-24; "
-            "repeatable (default: those that bounds are set for; with --small vit-cifar10)."
+            "repeatable (default: those with performance goals; with --small vit-cifar10)."
         ),
     ] = None,
     samples: Annotated[

@@ -17,7 +17,7 @@ def load(
     ] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 7,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the numbers to this JSON file.")
+        Path | None, typer.Option("--json", help="Also write the results to this JSON file.")
     ] = None,
 ) -> None:
     """Time hs.load(RUN).predict against plain passes, and its first call against import torch.

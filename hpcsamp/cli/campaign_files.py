@@ -17,7 +17,7 @@ def adopt(
     site: SiteName = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Move points that another folder has and this campaign lacks into this campaign.
+    """Move points of another folder that this campaign lacks into this campaign.
 
     Use it after renaming a campaign file, and for runs that were started by hand. Only points whose
     settings agree are moved.

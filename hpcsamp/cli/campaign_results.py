@@ -82,8 +82,8 @@ def best(
 ) -> None:
     """Show the finished points with the best value of a metric.
 
-    Validation metrics are preferred where only the end of a name is given, because the best of many
-    by the test metric is no fair estimate of it.
+    If only the end of a name is given, validation metrics are preferred: the test metric of the
+    point that was chosen by it is too optimistic.
 
     Examples:
 
@@ -120,7 +120,7 @@ def account(
 ) -> None:
     """Show what points used: core-hours, GPU-hours, memory, energy; and suggest the next limits.
 
-    From the scheduler's accounting (sacct) where there is one, elsewhere from records of the jobs.
+    The source is the scheduler's accounting (sacct) if available, or else records of the jobs.
 
     Examples:
 
@@ -264,7 +264,7 @@ def verify(
     ] = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Run a finished point again on this machine and check that the numbers agree.
+    """Run a finished point again on this machine and check that the results agree.
 
     Examples:
 

@@ -14,13 +14,14 @@ def search(
     campaign: File,
     site: SiteName = None,
     seconds: Annotated[
-        float, typer.Option("--every", min=0.1, help="Seconds between two looks at the points.")
+        float, typer.Option("--every", min=0.1, help="Seconds between two checks of the points.")
     ] = 10.0,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Search for the best values of keys with Optuna, as [search] describes; runs until it ends.
+    """Search for the best values of keys with Optuna, as [search] describes, until all trials end.
 
-    If it is stopped or killed, points go on, and the same command continues the search.
+    If the command is stopped or killed, the points continue, and the same command continues the
+    search.
 
     Examples:
 

@@ -28,16 +28,16 @@ def laplace(
     settings: Settings = None,
     stall: Stall = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write what was fitted to this JSON file.")
+        Path | None, typer.Option("--json", help="Also write the fitted values to this JSON file.")
     ] = None,
     verbose: Verbose = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
     """Fit a Laplace posterior to a trained network; later predictions draw from it.
 
-    One pass over the training set. The posterior is kept in laplace.json of the run folder:
-    hpcsamp evaluate, predict, report and hs.load(RUN) use it for the same checkpoint. Remove the
-    file to predict with the trained weights again.
+    The fit makes one pass over the training set. The posterior is kept in laplace.json of the run
+    folder: hpcsamp evaluate, predict, report and hs.load(RUN) use it for the same checkpoint.
+    Remove the file to predict with the trained weights again.
 
     Examples:
 

@@ -67,7 +67,7 @@ Quiet = Annotated[
 
 
 def verbose(shows: str) -> Any:
-    """Build the option ``-v`` of a command; ``shows`` names what it prints besides log records."""
+    """Build the option ``-v`` of a command; ``shows`` describes its output besides log records."""
     return typer.Option("--verbose", "-v", callback=_show_log, help=shows)
 
 

@@ -31,7 +31,7 @@ def plan(
         typer.Argument(help="A TOML file, or the name of a configuration or a model."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The configuration or model; the same as the argument.")
+        str | None, typer.Option(help="The configuration or model, in place of the argument.")
     ] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Weight samples S (default: method.samples).")

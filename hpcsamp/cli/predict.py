@@ -49,8 +49,8 @@ def predict(
     delimiter: Annotated[
         str | None,
         typer.Option(
-            help="Delimiter of the table: ',', ';', '\\t' ... (default: as in the table of the "
-            "training set; so for the next three)."
+            help="Delimiter of the table: ',', ';', '\\t' ... (default, also of the next three "
+            "options: as in the table of the training set)."
         ),
     ] = None,
     decimal: Annotated[

@@ -57,7 +57,7 @@ def allocation(places: Sequence[RankPlace], environment: Mapping[str, str]) -> C
 
 
 def plan(places: Sequence[RankPlace], model: int = 1) -> Grid:
-    """Plan the grid of these ranks with ``parallel.samples = "node"``, the default.
+    """Plan the grid of the job's ranks with ``parallel.samples = "node"``, the default.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def plan(places: Sequence[RankPlace], model: int = 1) -> Grid:
     Raises
     ------
     UsageError
-        If nodes have different numbers of ranks, or M does not divide that number.
+        If nodes have different numbers of ranks, or M does not divide their number.
     """
     return plan_grid([str(p.node) for p in sorted(places, key=lambda p: p.rank)], "node", model)
 

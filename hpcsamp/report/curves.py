@@ -114,7 +114,7 @@ def _losses(axes: Axes, runs: Sequence[RunRecord]) -> None:
 
 
 def _run_handles(runs: Sequence[RunRecord]) -> list[Line2D]:
-    """Draw one legend entry per run, with its caveats."""
+    """Draw a legend with one entry per run, with its caveats."""
     from matplotlib.lines import Line2D
 
     return [

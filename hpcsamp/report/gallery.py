@@ -119,7 +119,7 @@ def as_images(x: np.ndarray) -> np.ndarray:
     Raises
     ------
     DoesNotApplyError
-        If items are rows of numbers.
+        If items are vectors, not images.
     MissingMaterialError
         If the shape of an item is not ``(H, W)``, ``(1 or 3, H, W)`` or ``(H, W, 1 or 3)``.
     """

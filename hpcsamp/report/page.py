@@ -185,7 +185,7 @@ def html(
 def document(
     title: str, sections: Sequence[tuple[str, str]], caveats: str = "", *, several: bool
 ) -> str:
-    """The HTML of a page from its sections, each a heading and its HTML.
+    """Return the HTML of a page with sections, each given by a heading and its HTML.
 
     Parameters
     ----------
@@ -223,12 +223,12 @@ def document(
 
 
 def listing(lines: Sequence[str]) -> str:
-    """A list of lines."""
+    """Return an HTML list of lines."""
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table with a heading for each column, which scrolls sideways on narrow screens."""
+    """Return an HTML table with column headings, which scrolls sideways on narrow screens."""
     head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
     cells = [["" if v is None else escape(_number(v)) for v in row] for row in rows]
     body = "\n".join(
@@ -328,7 +328,7 @@ def _metrics(evaluations: Sequence[EvaluationRecord | None]) -> list[Row]:
 
 
 def _coverages(runs: Sequence[RunRecord], evaluations: Sequence[EvaluationRecord | None]) -> str:
-    """Paragraphs on the conformal intervals and sets of the runs."""
+    """Return HTML paragraphs on the conformal intervals and sets of the runs."""
     lines = []
     for run, evaluation in zip(runs, evaluations, strict=True):
         for text in [] if evaluation is None else sentences(evaluation):

@@ -36,10 +36,10 @@ class EvaluationRecord:
     Attributes
     ----------
     split, samples, metrics, reliability
-        As in ``evaluation/SPLIT.json``; the metrics are those of
-        :data:`hpcsamp.metrics.DESCRIPTIONS`.
+        As in ``evaluation/SPLIT.json``; :data:`hpcsamp.metrics.DESCRIPTIONS` explains the
+        metrics.
     items
-        Path of ``evaluation/SPLIT.h5``, which holds the numbers of single items, or ``None``.
+        Path of ``evaluation/SPLIT.h5``, which holds the predictions of single items, or ``None``.
     units, definitions, rows, ood, recalibration
         As in the JSON file; empty if the evaluation has none.
     owner

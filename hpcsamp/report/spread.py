@@ -74,7 +74,7 @@ def spread_diagrams(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
 
 
 def _plain_ticks(axes: object) -> None:
-    """Write few ticks as plain numbers, since the range may contain no power of ten."""
+    """Label a few ticks with plain numbers, since the range may contain no power of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     for axis in (axes.xaxis, axes.yaxis):  # type: ignore[attr-defined]

@@ -123,10 +123,10 @@ class Scheduler(ABC):
 
     @abstractmethod
     def live(self, jobs: Sequence[str]) -> dict[Element, Live]:
-        """Return the waiting or running elements of some jobs."""
+        """Return the waiting or running elements of the given jobs."""
 
     def look(self, jobs: Sequence[str]) -> dict[Element, Seen]:
-        """Return the waiting or running elements of some jobs, and why they are waiting."""
+        """Return the waiting or running elements of the given jobs, and why they are waiting."""
         return {element: Seen(word) for element, word in self.live(jobs).items()}
 
     def ended(self, jobs: Sequence[str]) -> dict[Element, str]:
@@ -134,7 +134,7 @@ class Scheduler(ABC):
         return {}
 
     def used(self, jobs: Sequence[str]) -> dict[Element, Used]:
-        """Return the resources used by elements, as far as the scheduler records them."""
+        """Return the resources used by elements, where the scheduler records them."""
         return {}
 
     def find(self, name: str, script: Path, identity: str = "") -> str | None:
@@ -156,10 +156,10 @@ class Scheduler(ABC):
 
     @abstractmethod
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel some jobs."""
+        """Cancel the given jobs."""
 
     def cancel_elements(self, elements: Sequence[Element]) -> None:
-        """Cancel some elements of jobs.
+        """Cancel the given elements of jobs.
 
         Raises
         ------

@@ -31,7 +31,7 @@ from hpcsamp.sealing import text
 
 
 class Local(Scheduler):
-    """Runs points in parallel on this machine. A job's identifier is the path of its script."""
+    """Run points in parallel on this machine. A job's identifier is the path of its script."""
 
     template = '{% extends "local.j2" %}'
     reads_header = False
@@ -126,7 +126,7 @@ class Local(Scheduler):
             time.sleep(0.05)
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Stop the runners of some jobs and their points, which have time to write a checkpoint."""
+        """Stop the runners of the given jobs; their points have time to write a checkpoint."""
         ending = []
         for folder in {Path(j).parent for j in jobs}:
             state = alive(folder)

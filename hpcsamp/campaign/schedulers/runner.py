@@ -28,13 +28,13 @@ from hpcsamp.sealing import text
 QUEUE, STATE, DROPPED = "local.json", "local-state.json", "local-dropped.txt"
 AGAIN = 75
 GRACE = 20.0
-"""Seconds that points have for stopping when the runner ends."""
+"""Time in seconds that points have to stop when the runner ends."""
 
 Place = tuple[int, int]  # array, index
 
 
 class Runner:
-    """Runs the points of one submission.
+    """Run the points of one submission.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _with_others(self) -> Iterator[tuple[int, int]]:
-        """Yield points and cores of the campaign's other runners, which start none meanwhile."""
+        """Yield points and cores of the campaign's other runners, which start none in the block."""
         folder = os.open(self.folder.parent, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # some file systems have no locks

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """Three convolutions. Any module will do that maps (batch, *in_shape) to fields, or to classes
-    of each pixel: (batch, fields, rows, columns).
+    """Three convolutions; edit them freely. Any module is suitable that maps (batch, *in_shape) to
+    fields, or to classes of each pixel: (batch, fields, rows, columns).
     """
 
     def __init__(self, in_shape: Sequence[int], fields: int, width: int = 32) -> None:

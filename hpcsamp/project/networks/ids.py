@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """An embedding and a recurrent layer. Any module will do that maps ids to (batch, outputs)."""
+    """An embedding and a recurrent layer; use any module that maps ids to (batch, outputs)."""
 
     def __init__(self, words: int, outputs: int, width: int = 32) -> None:
         super().__init__()

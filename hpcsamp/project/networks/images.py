@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """Three convolutions. Any module will do that maps (batch, *in_shape) to (batch, outputs)."""
+    """Three convolutions; use any module that maps (batch, *in_shape) to (batch, outputs)."""
 
     def __init__(self, in_shape: Sequence[int], outputs: int, width: int = 16) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A network for rows of numbers or short series."""
+"""A network for vectors of values or short series."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """Hidden layers. Any module will do that maps (batch, *in_shape) to (batch, outputs)."""
+    """Hidden layers; use any module that maps (batch, *in_shape) to (batch, outputs)."""
 
     def __init__(self, in_shape: Sequence[int], outputs: int, hidden: Sequence[int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Figures 4, 9, 10 and of model ranks: strong scaling (speed-up) and weak scaling (efficiency).
+"""Figures 4, 9 and 10, and that of model ranks: strong scaling (speed-up), weak (efficiency).
 
 ``S(p) = T1(n) / Tp(n)`` and ``E(p) = T1(n) / Tp(n p)`` (section 6 of the paper), where ``T`` is the
 time of an epoch.
@@ -99,7 +99,7 @@ def _model_size(r: dict[str, Any]) -> int:
 
 
 def _kinds(records: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
-    """Return M and grid of each curve, in the order of the legend."""
+    """Return the number of model ranks M and the grid of each curve, in the order of the legend."""
     return [(m, grid) for m in sorted({_model_size(r) for r in records}) for grid in COLOURS]
 
 
