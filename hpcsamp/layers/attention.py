@@ -1,4 +1,4 @@
-"""Multi-head attention: heads are split over the ranks of channels, tokens over those of space."""
+"""Multi-head attention with heads split over the channel axis, and tokens over the spatial axis."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from hpcsamp.layers.linear import Linear
 
 
 class Attention(nn.Module):
-    """Multi-head attention: mean of the values, weighted by the match of their keys and a query.
+    """Multi-head attention: mean of the values, weighted by the similarity of key and query.
 
     Queries, keys and values of a head are neighbours among the outputs of one linear layer, so that
-    a rank holds those of its own heads; on several ranks of space, keys and values are gathered
-    over these. The exchanges are those of two :class:`~hpcsamp.layers.Linear` layers, from
-    ``width`` to ``3 width`` and from ``width`` to ``width`` channels; with G > 1 ranks of space one
-    more in each direction, in which a rank sends ``2 (G - 1)`` times its tokens times its channels.
+    a rank holds those of its own heads; if the spatial axis has several ranks, keys and values are
+    gathered over it. The exchanges are those of two :class:`~hpcsamp.layers.Linear` layers, from
+    ``width`` to ``3 width`` and from ``width`` to ``width`` channels. With G > 1 ranks on
+    the spatial axis there is one more exchange in each direction, in which a rank sends
+    ``2 (G - 1)`` times its tokens times its channels.
 
     Parameters
     ----------
     tokens
-        Number of tokens on all ranks of space.
+        Number of tokens on all ranks of the spatial axis.
     width, heads
         Number of channels, and of heads, which divides it.
     unit
@@ -35,7 +36,7 @@ class Attention(nn.Module):
     ValueError
         If heads do not divide the channels; the message contains both numbers.
     UsageError
-        If there are fewer heads than ranks of channels.
+        If there are fewer heads than ranks of the channel axis.
     """
 
     def __init__(

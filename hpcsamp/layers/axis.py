@@ -1,6 +1,6 @@
 """The model axis: a grid of space x channels, over which a network is split.
 
-The M ranks of a model group hold one network and one item in parts. Activations are tokens
+A network and its items are split over the M ranks of a model group. Activations are tokens
 ``(..., T, C)`` with T positions in space and C channels. M = 2 splits the channels, M = 4 halves
 both; any other M splits the channels, if they are divisible, else space
 (:meth:`ModelAxis.fitted`).
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 Layout = tuple[int, int]
-"""Number of parts of space, number of parts of the channels."""
+"""Number of ranks on the spatial axis, and on the channel axis."""
 
 
 class ModelAxis:
@@ -109,8 +109,8 @@ class ModelAxis:
         shape
             Shape of the whole tensor, such as an item.
         channels, space
-            Axes that are split, in nearly equal shares, over the ranks of channels and of space;
-            None: every rank holds all of it.
+            Axes of the tensor that are split, in nearly equal shares, over the ranks of the channel
+            axis and of the spatial axis; None: the tensor is not split in this direction.
         unit
             Number of neighbours along the axis of space that stay on one rank.
         """
@@ -133,8 +133,8 @@ class ModelAxis:
         channels, space
             Lengths that each side must divide, by names such as ``"channels"`` or ``"strips"``.
         fields
-            Length that is split over the ranks of channels in nearly equal shares, at least one
-            each; 0 for a network without fields.
+            Length that is split over the ranks of the channel axis in nearly equal shares of at
+            least one; 0 for a network without fields.
 
         Raises
         ------
@@ -201,7 +201,7 @@ def layouts(size: int) -> list[Layout]:
 
 
 ALONE = ModelAxis(serial.COMM_SELF)
-"""One rank, which holds everything."""
+"""The model axis of a network that is not split: one rank, which holds everything."""
 
 _current: ContextVar[ModelAxis] = ContextVar("model axis", default=ALONE)
 

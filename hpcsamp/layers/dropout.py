@@ -10,15 +10,15 @@ from hpcsamp.weights.routing.slabs import drawn_for
 
 
 class Dropout(nn.Module):
-    """Dropout of activations of which a rank holds a part, such as some tokens x some channels.
+    """Dropout of activations that are split over model ranks, by tokens, channels or both.
 
     Draws are identified by their position in an item, so each rank draws the mask of whole items
-    (two bytes per number) and uses its part; nothing is exchanged.
+    (two bytes per value) and uses its part; nothing is exchanged.
 
     Parameters
     ----------
     rate
-        Probability of dropping a number.
+        Probability of dropping a value.
     part
         The part of an item's activations that this rank holds, see
         :meth:`~hpcsamp.layers.ModelAxis.part`.

@@ -44,7 +44,7 @@ class Imagined(serial.Comm):
 
 
 class ImaginedExchange(Exchange):
-    """An exchange that is counted and returns zeros.
+    """An exchange that is counted but sends nothing and returns zeros.
 
     Messages between ranks of a node lie in shared memory, which is allocated within
     :attr:`ImaginedGroup.apart`.

@@ -41,9 +41,10 @@ class Layer(nn.Module):
         self.inputs_per_output = 1
 
     def hold(self, name: str, whole: Tensor, box: Sequence[Interval], blocks: int = 1) -> None:
-        """Register a parameter: this rank's box of initial values, which are the same on all ranks.
+        """Register this rank's part of a parameter, cut from whole initial values.
 
-        With several blocks on the first axis, the box applies to each of them.
+        The initial values are the same on all ranks. With several blocks on the first axis, the
+        part is cut from each of them.
         """
         rows, *others = whole.shape
         part = (

@@ -19,7 +19,8 @@ class Linear(Layer):
     terms of their output channels, while it computes the next terms. The weight has the shape
     ``(inputs, outputs)``, so that a rank's rows are contiguous.
 
-    On R ranks of channels and G of space, with N tokens and B bytes per number, a rank sends
+    With R ranks on the channel axis and G on the spatial axis, N tokens and B bytes per value, a
+    rank sends
 
         forward    N (outputs - own outputs) B, and its share of W to G - 1 ranks
         backward   N own outputs (R - 1) B, its share of W and terms of its gradient to G - 1 ranks
@@ -41,7 +42,7 @@ class Linear(Layer):
     Raises
     ------
     UsageError
-        If there are fewer units than ranks of channels.
+        If there are fewer units than ranks of the channel axis.
     """
 
     weight: nn.Parameter

@@ -20,8 +20,8 @@ class LayerNorm(Layer):
 
     Each rank computes mean and variance of its own channels; those of all ranks are combined by
     Chan's formula, which loses no digits where means are large. For each token a rank sends two
-    numbers to each of the other ranks of channels, and as many backward; weight and bias are
-    gathered over space.
+    values to each of the other ranks of the channel axis, and as many in the backward pass; weight
+    and bias are gathered over the spatial axis.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class LayerNorm(Layer):
     eps
         Added to the variance.
     blocks
-        Number of blocks of channels side by side, of each of which a rank holds a part.
+        Number of blocks of channels side by side; a rank holds a part of each block.
     name
         Name of the layer, for messages.
     """

@@ -1,8 +1,8 @@
 """Map square patches of fields to tokens and back: torch's convolutions, split over ranks.
 
 Like :func:`~hpcsamp.layers.linear`, they are torch's own on one rank. Rows or columns of patches
-are split over the ranks of space, and channels of tokens over those of channels. So are fields,
-unless there are too few of them; then each rank of channels holds all fields.
+are split over the spatial axis, and channels of tokens over the channel axis. Fields are split over
+the channel axis, too, unless there are too few of them; then each of its ranks holds all fields.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Patches(Layer):
     whole
         The whole convolution, which has the initial values.
     whole_fields
-        Whether every rank of channels holds all fields.
+        Whether every rank of the channel axis holds all fields.
     name
         Name of the layer, for messages.
     """
@@ -78,18 +78,19 @@ class Patches(Layer):
 
 
 class Unpatched(Layer):
-    """Map tokens to fields; each rank of channels computes the terms of its own channels.
+    """Map tokens to fields; each rank of the channel axis computes the terms of its own channels.
 
-    A rank sends the terms of the others' fields, and sends its share of the weight, which should be
-    small, to the ranks of space that need the same: one exchange in each direction for R > 1 ranks
-    of channels, two (and the bias) for G > 1 ranks of space.
+    A rank sends the terms of the other ranks' fields to these ranks, and its share of the weight,
+    which should be small, to the ranks of the spatial axis that need the same weight. This takes
+    one exchange in each direction for R > 1 ranks on the channel axis, and two (and one for the
+    bias) for G > 1 ranks on the spatial axis.
 
     Parameters
     ----------
     whole
         The whole convolution, which has the initial values.
     blocks
-        Number of blocks of channels side by side, of each of which a rank holds a part.
+        Number of blocks of channels side by side; a rank holds a part of each block.
     name
         Name of the layer, for messages.
     """

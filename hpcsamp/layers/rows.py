@@ -37,8 +37,8 @@ def linear(
     inputs, outputs, bias
         As for ``nn.Linear``.
     in_blocks, out_blocks
-        Numbers of blocks of channels side by side, of each of which a rank holds a part, such as
-        the 3 of queries, keys and values, or the 4 of concatenated tokens.
+        Numbers of blocks of channels side by side, such as the 3 of queries, keys and values, or
+        the 4 of concatenated tokens; a rank holds a part of each block.
     name
         Name of the layer, for messages.
     """
@@ -69,11 +69,12 @@ class Norm(LayerNorm):
 class Rows(Layer):
     """Linear layer ``y = x W' + b`` with W ``(outputs, inputs)``, split by rows of W.
 
-    Every rank of channels gathers the inputs of the others while it multiplies its own. Ranks of
-    space need the same rows: each holds a share of them, and gathers the others at the same time.
-    Nothing that was gathered is kept for the backward pass.
+    Every rank of the channel axis gathers the inputs of the others while it multiplies its own. All
+    ranks of the spatial axis need the same rows: each holds a share of them, and gathers the other
+    shares at the same time. Nothing that was gathered is kept for the backward pass.
 
-    On R ranks of channels and G of space, with N tokens and B bytes per number, a rank sends::
+    With R ranks on the channel axis and G on the spatial axis, N tokens and B bytes per value, a
+    rank sends::
 
         forward    N own inputs (R - 1) B, and its share of W and b to G - 1 ranks
         backward   the same of inputs and W again; gradients of the others' inputs, N (inputs - own)
@@ -93,7 +94,7 @@ class Rows(Layer):
     Raises
     ------
     UsageError
-        If there are fewer outputs than ranks of channels.
+        If there are fewer outputs than ranks of the channel axis.
     """
 
     weight: nn.Parameter
@@ -131,7 +132,8 @@ class Rows(Layer):
 class Last(Layer):
     """Linear layer ``y = x W' + b`` at the end of a network: each model rank computes a part of y.
 
-    The ranks of channels hold parts of the inputs of an item, those of space the same parts.
+    The inputs of an item are split over the channel axis; ranks of the spatial axis hold the same
+    part.
     Exchanges are those of :class:`Rows` for G = 1.
 
     Attributes

@@ -1,7 +1,7 @@
 """Map strips of longitudes to tokens and back: convolutions that do not overlap.
 
 Tokens are ordered by strips and within these by latitudes, so that a range of longitudes is a range
-of tokens. Fields are split over the ranks of channels, longitudes over those of space.
+of tokens. Fields are split over the channel axis, longitudes over the spatial axis.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Perceptron over the tokens: it mixes every channel's values at all positions in space.
 
-Between its two products the hidden rows are split, with all channels: ranks of channels exchange
-their channels before the first product and the terms of their sums after the second, so that each
-rank needs only its own part of both weights.
+Between its two products the hidden rows are split, each with all channels: the ranks of the channel
+axis exchange their channels before the first product and the terms of their sums after the second,
+so that each rank needs only its own part of both weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpcsamp.layers.product import Kind, Split, product
 class _Tokens(Layer):
     """Base class of both products, which defines the split of tokens and hidden rows.
 
-    The hidden rows are split over the ranks of channels and then over those of space. Both weights
+    The hidden rows are split over the channel axis and then over the spatial axis. Both weights
     have the shape ``(hidden, tokens)``; a rank holds the hidden rows of its part of the channels,
     and the columns of its part of space.
     """
@@ -59,7 +59,7 @@ class TokensUp(_Tokens):
     def forward(self, x: Tensor, columns: Split) -> Tensor:
         """Map ``(own tokens, own columns)`` to ``(own hidden rows, columns)``.
 
-        ``columns``: for each rank of channels, its channels of all items.
+        ``columns``: for each rank of the channel axis, its channels of all items.
         """
         y = product(self.weight[None], x[None], columns, self._hidden.shares, Kind.OUTER)[0]
         return y + self.bias[:, None]
@@ -83,12 +83,12 @@ class TokensDown(_Tokens):
 class TokenMLP(nn.Module):
     """Perceptron over the tokens of every channel: linear map, activation, linear map.
 
-    On R ranks of channels and G of space, with N = items x own channels and B bytes per number, a
-    rank sends::
+    With R ranks on the channel axis and G on the spatial axis, N = items x own channels and B bytes
+    per value, a rank sends::
 
-        forward    own tokens N (R - 1) B               own values to other ranks of channels
-                   own hidden part (G - 1) / G N R B    terms of hidden rows, over space
-                   own hidden rows N R (G - 1) B        hidden rows, over space
+        forward    own tokens N (R - 1) B               own values, over the channel axis
+                   own hidden part (G - 1) / G N R B    terms of hidden rows, over the spatial axis
+                   own hidden rows N R (G - 1) B        hidden rows, over the spatial axis
                    own tokens N (R - 1) B               terms of the outputs
         backward   the same, and once more what the products gathered forward
 

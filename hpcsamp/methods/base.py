@@ -28,7 +28,7 @@ class Method(Shareable):
         penalty = method.penalty()                            # KL or prior term, scalar
 
     A method draws all random numbers from (seed, step, sample), so results do not depend on which
-    rank evaluates which sample (law 1).
+    rank evaluates which sample (design law 1).
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Method(Shareable):
 
     placement: Replicated = REPLICATED
     spread: Spread | None = None
-    #: Whether model ranks may hold its network in parts. Not inherited: each class declares it
+    #: Whether its network may be split over model ranks. Not inherited: each class declares it
     #: itself, because a subclass may hold or draw more.
     in_parts: ClassVar[bool] = False
     #: Whether the first argument may also be a function that returns the network of a member.
@@ -245,7 +245,7 @@ class Method(Shareable):
     def penalty(self, part: int = 0, parts: int = 1) -> Tensor:
         """Return the KL or prior term in nats, not divided by N; or one of ``parts`` shares of it.
 
-        The shares add up to the whole term, in value and gradient (law 2).
+        The shares add up to the whole term, in value and gradient (design law 2).
         """
 
     def penalties(self) -> dict[str, tuple[int, float]]:

@@ -3,7 +3,7 @@
 The curvature H of a layer is kept as a whole matrix, as a Kronecker product G (x) A, or as its
 diagonal. With a prior precision tau the posterior covariance is ``(H + tau I)^-1``. Draws use its
 symmetric square root, which does not depend on how eigenvectors of equal eigenvalues are chosen, so
-that curvatures that agree to rounding give draws that agree to rounding (law 1).
+that curvatures that agree to rounding give draws that agree to rounding (design law 1).
 
 The weights of a layer are a matrix ``(o, i)``: outputs by inputs, the bias as the last column.
 """

@@ -37,7 +37,7 @@ class Cycles:
     Raises
     ------
     UsageError
-        For fractions outside their range, or if a cycle is too short for its snapshots.
+        If a fraction is outside its range, or if a cycle is too short for its snapshots.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ def check(
     Raises
     ------
     UsageError
-        For a wrong argument; the message names it and its allowed values.
+        If an argument is invalid; the message gives its name, its value and what is allowed.
     """
     for what, value, least in (("cycles", cycles, 0), ("snapshots", snapshots, 1)):
         if value < least:

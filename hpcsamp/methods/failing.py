@@ -17,7 +17,7 @@ from hpcsamp.weights.layers import ModuleLayer, followed
 
 
 class DependsError(UsageError):
-    """Error raised if an item's results depend, or seem to, on the other items of its batch.
+    """Error raised if an item's results depend, or seem to depend, on other items of its batch.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def explained(
 ) -> Iterator[None]:
     """Context that explains the error of a failing pass by trying other inputs and weights.
 
-    A module that needs ids fails with numbers and runs with ids, and vice versa; a module that
+    A module that needs ids fails with floats and runs with ids, and vice versa; a module that
     writes to its parameters runs with its own weights but not with those of a sample.
 
     Parameters

@@ -20,7 +20,7 @@ class Flipout(ItemNoise):
     """Mean-field VI in which each item sees the weights of a sample with its own random signs.
 
     It costs a second product per layer. For the parameters see
-    :class:`~hpcsamp.methods.mean_field.MeanField`; for the layers that take part,
+    :class:`~hpcsamp.methods.mean_field.MeanField`; for the layers that get noise per item,
     :class:`~hpcsamp.methods.item_noise.ItemNoise`.
     """
 

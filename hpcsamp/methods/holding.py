@@ -76,7 +76,7 @@ class Holding(Passing):
         return found
 
     def attributes(self) -> dict[str, Any]:
-        """Numbers and arrays that are attributes of the modules but not buffers, by their name.
+        """Numeric values and arrays that are attributes of the modules but not buffers, by name.
 
         Checkpoints do not contain them, so replicas must have the same ones from the start.
         """

@@ -108,8 +108,8 @@ class Draw:
 class ItemNoise(MeanField):
     """Mean-field normal posterior, trained with noise per item; see the subclasses.
 
-    The layers that take part are ``nn.Linear`` and convolutions that have their own random weights
-    and are called in the forward pass with the batch as first axis. Other variables (tokens,
+    The layers that get noise per item are ``nn.Linear`` and convolutions that have their own random
+    weights and are called in the forward pass with the batch as first axis. Others (tokens,
     positions, attention's ``in_proj``) are drawn once per sample, for all items. Prediction draws
     all variables once per sample, so that each prediction sample is a function.
     """
@@ -204,7 +204,10 @@ class ItemNoise(MeanField):
     # Layers ------------------------------------------------------------------------------------
 
     def _found(self, x: Tensor) -> dict[nn.Module, NoisyLayer]:
-        """Find the layers that take part, by passes with two and with three items."""
+        """Find the layers that get noise per item, in trial passes with two and three items.
+
+        Their number of rows is proportional to the number of items.
+        """
         if self._layers is None:
             able = self._able()
             for module in able:

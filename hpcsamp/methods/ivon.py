@@ -31,7 +31,7 @@ class Ivon(MeanField):
     """Mean-field normal posterior that is trained by IVON.
 
     The posterior, its prior, its draws and its predictions are those of
-    :class:`~hpcsamp.methods.mean_field.MeanField`. A rank holds 5 n numbers in a step (m, sigma,
+    :class:`~hpcsamp.methods.mean_field.MeanField`. A rank holds 5 n values in a step (m, sigma,
     their gradients and the momentum) where Adam makes it 8 n. Deterministic parameters are trained
     by Adam, with the settings of ``[optimizer]``; its schedule applies to both learning rates.
 
@@ -54,7 +54,7 @@ class Ivon(MeanField):
     Raises
     ------
     UsageError
-        For values out of range, or a loss that is not linear in the samples.
+        If a value is out of range, or the loss is not linear in the samples.
     """
 
     in_parts = True

@@ -121,14 +121,14 @@ class Laplace(MeanField):
         return self.kept_draw((step, samples, self.in_prediction), drawn)
 
     def _matrix(self, rows: Tensor, start: str) -> Tensor:
-        """Return ``(k, o, i)`` numbers of a layer from ``(k, n)``."""
+        """Return the weights ``(k, o, i)`` of a layer from flat weights ``(k, n)``."""
         of = self.variables.random.named(rows)
         weight = of[f"{start}weight"].flatten(2)
         bias = of.get(f"{start}bias")
         return weight if bias is None else torch.cat([weight, bias[..., None]], 2)
 
     def _put(self, rows: Tensor, start: str, matrix: Tensor) -> None:
-        """Write ``(k, o, i)`` numbers of a layer to ``(k, n)``."""
+        """Write the weights ``(k, o, i)`` of a layer to flat weights ``(k, n)``."""
         of = self.variables.random.named(rows)
         weight = of[f"{start}weight"]
         columns = weight[0, 0].numel()

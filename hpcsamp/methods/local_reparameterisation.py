@@ -23,7 +23,7 @@ class LocalReparameterisation(ItemNoise):
     its own noise: its distribution is that of weight draws, but the correlation between positions
     that share weights is lost, and with it the exact expectation of the gradient
     (:class:`~hpcsamp.methods.flipout.Flipout` preserves both). For the parameters see
-    :class:`~hpcsamp.methods.mean_field.MeanField`; for the layers that take part,
+    :class:`~hpcsamp.methods.mean_field.MeanField`; for the layers with noise,
     :class:`~hpcsamp.methods.item_noise.ItemNoise`.
     """
 

@@ -32,7 +32,7 @@ class MadeUp:
     random, fixed
         Layouts of the random weights and of the fixed parameters.
     means
-        ``(n,)`` and ``(m,)`` numbers whose mean and standard deviation are reproduced.
+        tensors ``(n,)`` and ``(m,)`` whose mean and standard deviation are reproduced.
     noise
         Draws standard normal noise.
 

@@ -1,8 +1,8 @@
-"""Find the layers in which Monte Carlo dropout drops units, by a pass in training mode.
+"""Find the layers in which Monte Carlo dropout drops units, in a trial pass in training mode.
 
 These are the layers that drop anything in training: dropout of any kind, wherever it is called,
 attention and recurrent dropout, stochastic depth. In a module without any, masks are applied to the
-inputs of each ``nn.Linear`` but the first, in the order of the module.
+inputs of each ``nn.Linear`` but the first, in registration order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MaskedLayers:
         self._on = False
 
     def find(self, call: Callable[[Any], Tensor], x: Any, place: Place) -> None:
-        """Find the layers by a pass with a few items, unless they are already known.
+        """Find the layers in a trial pass with a few items, unless they are already known.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class MaskedLayers:
         Raises
         ------
         UsageError
-            For a module without layers that can apply masks.
+            If no layer of the module can apply masks.
         """
         if self._layers is not None:
             return

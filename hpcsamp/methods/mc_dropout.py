@@ -70,7 +70,7 @@ class MCDropout(Method):
     Raises
     ------
     UsageError
-        For values out of range, or a module without layers that can apply masks.
+        If a value is out of range, or no layer of the module can apply masks.
     """
 
     usual = Passes(ALL)

@@ -200,14 +200,14 @@ class Members(Showing):
         return self._squares(self.weights) / (2 * self.prior_std**2 * self.samples)
 
     def _squares(self, rows: Tensor) -> Tensor:
-        """Sum the squares of ``(s, n)`` numbers over the weights that have a prior."""
+        """Sum the squares of ``(s, n)`` values over the weights that have a prior."""
         spans = [(a, b) for a, b, random in self.layout.runs(lambda v: v.random) if random]
         whole = spans == [(0, self.layout.size)]
         parts = [rows] if whole else [rows[:, a:b] for a, b in spans]
         return sum((part.square().sum() for part in parts), rows.new_zeros(()))
 
     def without_deterministic(self, rows: Tensor) -> Tensor:
-        """Set ``(..., n)`` numbers to 0, in place, for weights without uncertainty; return them."""
+        """Set a tensor ``(..., n)`` to 0, in place, for weights without uncertainty; return it."""
         for start, stop, random in self.layout.runs(lambda v: v.random):
             if not random:
                 rows[..., start:stop] = 0
@@ -255,7 +255,7 @@ class Members(Showing):
         yield from self.layout.named(self.weights.detach()).items()
 
     def pieces(self) -> dict[str, Pieces]:
-        """See :meth:`Method.pieces`: the tensors with a number for each weight."""
+        """See :meth:`Method.pieces`: the tensors with a value for each weight."""
         own = dict(self.state_dict())
         rows: dict[str, Pieces]
         rows = {n: self.layout for n, x in own.items() if _is_row(x, self.layout.size)}

@@ -95,7 +95,7 @@ class FlatAccumulator(Accumulator):
         return dict(zip(self._layout.names, self._leaves, strict=True))
 
     def _parts(self, flat: Tensor) -> list[Tensor]:
-        """Return ``(..., n)`` numbers as leaves of autograd: whole if small, else by variable."""
+        """Return a tensor ``(..., n)`` as leaves of autograd: whole if small, else by variable."""
         return [flat] if self._whole else self._layout.views(flat)
 
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:

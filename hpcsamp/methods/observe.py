@@ -158,7 +158,7 @@ def watch(
     items
         Number of items, an even number.
     eps
-        Precision of the numbers (machine epsilon).
+        Relative precision of the outputs (machine epsilon).
     own
         Parameters of the module that must not be used, because the method replaces them.
     kept

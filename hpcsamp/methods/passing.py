@@ -139,7 +139,7 @@ class Passing(nn.Module):
     def check_passes(
         self, x: Tensor, samples: range, *, stacked: bool = False, index: Tensor | None = None
     ) -> None:
-        """Check by a pass that a strategy requested by name is possible.
+        """Check in a trial pass that a strategy requested by name is possible.
 
         Raises
         ------

@@ -49,7 +49,7 @@ def make(
     Raises
     ------
     UsageError
-        For an unknown name or argument, or values that the method refuses.
+        If a name or argument is unknown, or the method refuses a value.
     """
     kind: type[Method] = METHODS.find(name)
     program = {"seed": seed, "samples_per_pass": samples_per_pass, "autocast": autocast}

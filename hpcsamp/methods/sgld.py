@@ -47,7 +47,7 @@ class Chains(Members):
     Raises
     ------
     UsageError
-        For values out of range; from :meth:`begin`, if the snapshots do not fit into the run.
+        If a value is out of range; from :meth:`begin`, if the snapshots do not fit into the run.
     """
 
     bank: Tensor

@@ -40,10 +40,10 @@ class SampleGroupLike(Protocol):
     rank: int
 
     def begin_gather(self, own: Tensor, counts: Sequence[int]) -> Callable[[], Tensor]:
-        """Start to concatenate ``(counts[r],)`` numbers of each rank; return a wait function."""
+        """Start to concatenate ``(counts[r],)`` values of each rank r; return a wait function."""
 
     def scatter_sum(self, whole: Tensor, counts: Sequence[int]) -> Tensor:
-        """Sum over the ranks; rank r receives a part of ``counts[r]`` numbers of the sum."""
+        """Sum over the ranks; rank r receives a part of ``counts[r]`` elements of the sum."""
 
     def largest(self, number: int) -> int:
         """Return the largest value of a number over the ranks."""
@@ -60,7 +60,7 @@ class Drawer(Protocol):
 
 
 class SharedVector:
-    """A flat vector of ``size`` numbers, of which each rank of a group holds a share."""
+    """A flat vector of ``size`` elements, of which each rank of a group holds a share."""
 
     def __init__(self, group: SampleGroupLike, size: int) -> None:
         self._group, self.size = group, size

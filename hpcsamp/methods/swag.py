@@ -54,7 +54,7 @@ class SWAG(Members):
     Raises
     ------
     UsageError
-        For values out of range; from :meth:`begin`, if a run is too short for its deviations.
+        If a value is out of range; from :meth:`begin`, if a run is too short for its deviations.
     """
 
     draws_weights = True

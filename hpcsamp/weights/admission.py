@@ -27,9 +27,9 @@ class Verdict(NamedTuple):
     Attributes
     ----------
     run
-        The form of the strategy that is correct; None if there is none.
+        The variant of the strategy that gives correct results; None if there is none.
     reason
-        Why no form is correct; None if one is.
+        Why no variant is correct; None if one is.
     """
 
     run: Pass | None
@@ -37,9 +37,9 @@ class Verdict(NamedTuple):
 
 
 def tried(chunk: Chunk, strategy: str) -> Verdict:
-    """Compare the forms of a strategy with the loop, one after the other.
+    """Compare the variants of a strategy with the loop, one after the other.
 
-    Gradients are compared as well if they are enabled. This takes one pass of each form that is
+    Gradients are compared as well if they are enabled. This takes one pass of each variant that is
     tried, and up to three passes of the loop.
     """
     rows = sorted({0, chunk.samples // 2, chunk.samples - 1})

@@ -55,7 +55,7 @@ def multi_head_attention(
     Raises
     ------
     NotPossibleError
-        For static keys, or inputs without a batch axis.
+        If there are static keys, or the inputs have no batch axis.
     """
     if static_k is not None or static_v is not None or query.dim() != 3:
         raise NotPossibleError(
@@ -110,7 +110,7 @@ def multi_head_attention(
 
 
 def _mask(attention: Any, padding: Tensor | None, q: Tensor, sources: int) -> Any:
-    """Mask as numbers to add, broadcastable to ``(N, heads, L, S)``; None if there is no mask."""
+    """Additive mask, broadcastable to ``(N, heads, L, S)``; None if there is no mask."""
     total = None
     if attention is not None:
         total = _numbers(attention, q)

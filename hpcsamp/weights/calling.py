@@ -98,7 +98,7 @@ class Caller:
         Layout of several outputs in the last call; None if there was one output, which is returned
         unchanged.
     time
-        Time of the last call, by a counter that all callers share.
+        Number of the last call, from a counter that all callers share.
     """
 
     def __init__(self, module: nn.Module, plain: Callable[[Tensor], Tensor] | None = None) -> None:

@@ -73,8 +73,8 @@ def evaluate(
     Raises
     ------
     UsageError
-        For an unknown strategy; for a number of values or inputs other than ``k``; for a module
-        whose draws are not defined for a batch of items.
+        If the strategy is unknown, if the number of values or inputs is not ``k``, or if the draws
+        of the module are not defined for a batch of items.
     """
     check_strategy(strategy)
     with naming(put.module):
@@ -98,10 +98,10 @@ def _by(strategy: str, chunk: Chunk) -> Tensor:
 
 
 def _agreed(chunk: Chunk, run: Pass | None) -> bool:
-    """Whether all ranks of a data group that exchange batch statistics evaluate a chunk alike.
+    """Whether all ranks of a data group evaluate a chunk by the same strategy.
 
-    Otherwise its samples are evaluated one at a time. Collective over the data group if they
-    exchange statistics.
+    True if they exchange no batch statistics. Samples of a chunk on which they differ are evaluated
+    one at a time. Collective over the data group if they exchange statistics.
 
     Raises
     ------

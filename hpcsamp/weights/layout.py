@@ -60,7 +60,7 @@ class Variable:
     random
         Whether it has uncertainty; otherwise it is optimised like the others but not drawn.
     offset
-        Index of its first number in the flat vector; set by :class:`Layout`.
+        Index of its first element in the flat vector; set by :class:`Layout`.
     pairs
         Whether the tensor is complex.
     part
@@ -122,7 +122,7 @@ class Layout:
         offsets; the offsets are set here.
     rows
         Whether such vectors are the rows of a matrix: with a complex variable, a row of odd length
-        is then padded by one number, so that every row has its pairs at even offsets.
+        is then padded by one element, so that every row has its pairs at even offsets.
 
     Attributes
     ----------
@@ -158,7 +158,7 @@ class Layout:
         self.sizes = [v.size for v in self.variables]
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """Return the variables ``(..., *shape)`` as views of ``(..., n)`` numbers."""
+        """Return the variables ``(..., *shape)`` as views of a tensor ``(..., n)``."""
         # split instead of slices: its backward is one concatenation, not k sums of full size
         if self.rest:
             flat = flat[..., : self.size - self.rest]
@@ -166,11 +166,11 @@ class Layout:
         return [part.view((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """Return the variables by name, as views of ``(..., n)`` numbers."""
+        """Return the variables by name, as views of a tensor ``(..., n)``."""
         return dict(zip(self.names, self.views(flat), strict=True))
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Copy the variables' values, given by name, into ``(n,)`` numbers."""
+        """Copy the variables' values, given by name, into a tensor ``(n,)``."""
         found = [parts_of(values[name].detach()).flatten() for name in self.names]
         return torch.cat([*found, found[0].new_zeros(self.rest)] if self.rest else found)
 
@@ -183,7 +183,7 @@ class Layout:
         samples: Sequence[int],
         first: int = 0,
     ) -> Tensor:
-        """Fill ``(k, m)`` with the noise of the numbers ``first ... first + m - 1`` of the vector
+        """Fill ``(k, m)`` with the noise of the elements ``first ... first + m - 1`` of the vector
         (:func:`hpcsamp.streams.noise.fill`).
 
         A part of a network gets the noise of its positions in the whole.
@@ -197,7 +197,7 @@ class Layout:
         return out
 
     def bundles(self, size: int) -> list[Bundle]:
-        """Bundles of variables in order, each of at most ``size`` numbers; a larger variable is its
+        """Bundles of variables in order, each of at most ``size`` values; a larger variable is its
         own bundle, in several sections.
         """
         found: list[Bundle] = []
@@ -223,12 +223,12 @@ class Layout:
         return (*shape[:-1], self.size)
 
     def put(self, whole: Tensor, flat: Tensor) -> None:
-        """Write ``(..., size)`` numbers of this layout to their positions in ``(..., whole)``."""
+        """Write values ``(..., size)`` of this layout to their positions in ``(..., whole)``."""
         for start, stop, place in self.pieces:
             whole[..., place : place + stop - start] = flat[..., start:stop]
 
     def cut(self, whole: Tensor) -> Tensor:
-        """Copy the ``(..., size)`` numbers of this layout from ``(..., whole)``."""
+        """Copy the values ``(..., size)`` of this layout from ``(..., whole)``."""
         return torch.cat([whole[..., at : at + b - a] for a, b, at in self.pieces], dim=-1)
 
     def runs(self, kind: Callable[[Variable], T]) -> list[tuple[int, int, T]]:

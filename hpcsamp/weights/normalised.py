@@ -28,7 +28,7 @@ class ChannelMoments(NamedTuple):
 
 
 def moments(x: Tensor) -> ChannelMoments:
-    """Return the moments of ``(k, B, C, ...)`` numbers, without gradient."""
+    """Return the moments of a tensor ``(k, B, C, ...)``, without gradient."""
     x = x.detach()
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     variance, mean = torch.var_mean(wide, _axes(x), correction=0)
@@ -56,7 +56,7 @@ def moments_over(group: DataGroupLike, own: ChannelMoments) -> ChannelMoments:
 def in_one(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, ChannelMoments] | None:
-    """Normalise ``(k, B, C, ...)`` numbers by their own moments; return both, in one pass.
+    """Normalise a tensor ``(k, B, C, ...)`` by its own moments; return both, in one pass.
 
     ``weight``, ``bias``: ``(C,)`` for a single sample; None for several samples.
 
@@ -76,29 +76,29 @@ def in_one(
 
 
 def by_own_batch(x: Tensor, eps: float) -> Tensor:
-    """Normalise ``(k, B, C, ...)`` numbers by the moments of this batch, with gradient."""
+    """Normalise a tensor ``(k, B, C, ...)`` by the moments of this batch, with gradient."""
     return _as_samples(F.batch_norm(_as_channels(x), None, None, training=True, eps=eps), len(x))
 
 
 def _as_channels(x: Tensor) -> Tensor:
-    """Reshape ``(k, B, C, ...)`` numbers to ``(B, k C, ...)``."""
+    """Reshape a tensor ``(k, B, C, ...)`` to ``(B, k C, ...)``."""
     return x[0] if len(x) == 1 else x.transpose(0, 1).flatten(1, 2)
 
 
 def _as_samples(y: Tensor, k: int) -> Tensor:
-    """Reshape ``(B, k C, ...)`` numbers to ``(k, B, C, ...)``."""
+    """Reshape a tensor ``(B, k C, ...)`` to ``(k, B, C, ...)``."""
     return y[None] if k == 1 else y.unflatten(1, (k, -1)).transpose(0, 1)
 
 
 def by_moments(x: Tensor, found: ChannelMoments, eps: float) -> Tensor:
-    """Normalise ``(k, B, C, ...)`` numbers by given moments, which are constants."""
+    """Normalise a tensor ``(k, B, C, ...)`` by given moments, which are constants."""
     shape = (found.mean.shape[0], 1, found.mean.shape[1], *[1] * (x.dim() - 3))
     scale = (found.variance + eps).rsqrt().view(shape)
     return ((x - found.mean.view(shape)) * scale).to(x.dtype)
 
 
 def by_whole_batch(x: Tensor, found: ChannelMoments, eps: float, group: DataGroupLike) -> Tensor:
-    """Normalise ``(k, B, C, ...)`` numbers by the moments of the batch of a data group.
+    """Normalise a tensor ``(k, B, C, ...)`` by the moments of the batch of a data group.
 
     The backward pass sums the gradients with respect to the moments over the data group. These are
     true sums (the identity of law 2 is for sums over samples): with the gradient ``g`` of D times

@@ -1,4 +1,4 @@
-"""Identify a pass of a module, and thus the random numbers that the module draws in it."""
+"""Identify a pass of a module, which determines the random numbers that the module draws in it."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Put:
         Raises
         ------
         UsageError
-            On entering the context, for a name that the module does not have.
+            On entering the context, if the module has no parameter or buffer of a name.
         """
         return _Block(self, values)
 
@@ -140,7 +140,7 @@ class Put:
         Raises
         ------
         UsageError
-            For a name that the module does not have.
+            If the module has no parameter or buffer of this name.
         """
         try:
             return self._places[name]

@@ -3,12 +3,12 @@
 Every pass of a step starts from the state that the module had before the step. When the step is
 over, the states left by the passes of all samples and data groups are combined:
 
-    numbers      the mean over samples, and over items of the data groups; a value whose norm stayed
+    floats       the mean over samples, and over items of the data groups; a value whose norm stayed
                  the same in every pass (the vectors of a power iteration) keeps this norm
     integers     the value left by the pass of the first sample in the first data group
 
 If each sample has its own module (members, chains), the mean is over its own passes. Running
-statistics of batch normalisation are such numbers; :mod:`hpcsamp.weights.routing.normalisation`
+statistics of batch normalisation are such values; :mod:`hpcsamp.weights.routing.normalisation`
 computes what their passes leave.
 """
 
@@ -54,7 +54,7 @@ class State:
     ----------
     changing
         Names of the buffers that passes in training change, as far as observed, and whether they
-        hold floating-point numbers rather than integers.
+        hold floating-point values rather than integers.
     norm
         Statistics that batch normalisation uses in training, one of :data:`NORMS`.
     group

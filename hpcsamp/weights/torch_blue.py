@@ -50,8 +50,8 @@ class TorchBlueVariables(Variables):
     Raises
     ------
     UsageError
-        For a variable with an unsupported distribution or prior, or a frozen one; the message names
-        it.
+        If a variable is frozen, or its distribution or prior is not supported; the message names
+        the variable.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 The random numbers that a module draws itself (dropout of any kind, noise, stochastic depth) come
 from counter-based streams that are identified by seed, step, sample, number of the call, and item,
-so they are the same on any grid and in any form of pass. A route is a function and one line in
-:data:`.table.ROUTES`.
+so they are the same on any grid, whether samples are looped, vmapped or folded. A route is a
+function and one line in :data:`.table.ROUTES`.
 """
 
 from hpcsamp.weights.routing.draw_plan import Call, OtherCallsError, Plan

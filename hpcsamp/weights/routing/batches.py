@@ -1,4 +1,4 @@
-"""Find the calls of batch normalisation over items, by passes with two and with three items.
+"""Find the calls of batch normalisation over items, in trial passes with two and three items.
 
 Weights may be normalised by the same function (weight standardisation), and a normalisation within
 each item may have the items among its channels: such calls do not involve a batch and stay

@@ -68,7 +68,7 @@ class Call:
         raise OtherCallsError(f"{self.name} of shape {tuple(shape)}")
 
     def spread(self, values: Tensor) -> Tensor:
-        """Reshape ``(k, B, n)`` numbers, n per item, to ``(k, *shape)``."""
+        """Reshape a tensor ``(k, B, n)``, n per item, to ``(k, *shape)``."""
         assert self.axis is not None
         values = shaped(values, self.shape)
         return values.movedim(1, self.axis + 1).flatten(self.axis + 1, self.axis + 2)
@@ -130,7 +130,7 @@ class Plan:
     def _shared(
         self, now: Now, at: int, call: Call, folded: bool, numbers: Numbers, kept: bool
     ) -> Any:
-        """Return numbers for each entry of the last axis, shared by all items and positions."""
+        """Return a draw for each entry of the last axis, shared by all items and positions."""
         own = (*[1] * (len(call.shape) - 1), *call.shape[-1:])
         values = self._once(now, at, own, numbers, kept)
         if kept:  # callers do not read the shape of kept numbers
@@ -146,7 +146,7 @@ class Plan:
     def _once(
         self, now: Now, at: int, shape: Sequence[int], numbers: Numbers, kept: bool
     ) -> Tensor:
-        """Return ``(k, *shape)`` numbers without items, drawn ahead for several steps if kept."""
+        """Return draws ``(k, *shape)`` shared by all items; if kept, drawn ahead for more steps."""
         count, place = math.prod(shape), now.place
         size = count * len(place.samples)
         if not kept or size > AHEAD:

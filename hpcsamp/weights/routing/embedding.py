@@ -1,4 +1,4 @@
-"""Embeddings with a padding row, which have a wrong gradient in vmap, or with sparse gradients.
+"""Routes for embeddings with a padding row, whose gradient vmap gets wrong, or sparse gradients.
 
 The gradient of the padding row is wrong if ids differ between samples (torch 2.13); here that row
 is left out of the graph. Weights of samples are parts of flat vectors, so gradients are dense.

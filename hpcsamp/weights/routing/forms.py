@@ -1,4 +1,4 @@
-"""The form of a pass: the position of samples in its tensors, and thus in drawn tensors."""
+"""Position of the samples in the tensors of a pass, and thus in drawn tensors."""
 
 from __future__ import annotations
 

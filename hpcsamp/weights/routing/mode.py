@@ -22,11 +22,12 @@ class Routing(TorchFunctionMode):
     Parameters
     ----------
     now
-        The pass.
+        The current pass, which routed functions receive.
     routes
-        Routes by function. A pass that takes one of them needs routing in every form.
+        Routes by function. If a module takes one of them, its calls must be routed however samples
+        are evaluated: in a loop, by vmap, or folded into the batch.
     others
-        Routes that only this form of pass needs.
+        Further routes that only this way to evaluate samples needs.
     """
 
     def __init__(

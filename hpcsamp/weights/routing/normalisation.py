@@ -133,7 +133,7 @@ class _By(NamedTuple):
     group: DataGroupLike | None = None
 
     def __call__(self, x: Tensor, eps: float) -> Tensor:
-        """Normalise ``(k, B, C, ...)`` numbers."""
+        """Normalise a tensor ``(k, B, C, ...)``."""
         if self.own:
             return by_own_batch(x, eps)
         if self.group is not None:
@@ -150,7 +150,7 @@ def _for_itself(now: Now) -> bool:
 
 
 def _normalised(now: Now, statistics: Callable[..., _By], eps: float, x: Tensor) -> Tensor:
-    """Normalise ``(k, B, C, ...)`` numbers, and record their statistics."""
+    """Normalise a tensor ``(k, B, C, ...)``, and record its statistics."""
     done = in_one(x, None, None, eps) if _for_itself(now) else None
     if done is None:
         return statistics(x)(x, eps)
@@ -166,9 +166,9 @@ def _statistics(
     x: Tensor,
     own: ChannelMoments | None = None,
 ) -> _By:
-    """Statistics of ``(k, B, C, ...)`` numbers, which also advance the running statistics.
+    """Statistics of a tensor ``(k, B, C, ...)``, which also advance the running statistics.
 
-    ``own``: the moments of these numbers, if they are known.
+    ``own``: the moments of the tensor, if they are known.
     """
     carry = now.carry
     assert carry is not None
@@ -198,7 +198,7 @@ def _statistics(
 
 
 def _noted_of_items(now: Now, names: list[str], momentum: float, x: Tensor) -> Tensor:
-    """Record the mean over items of each item's statistics; return nothing to normalise by."""
+    """Record the mean over items of each item's statistics; each item is normalised by its own."""
     variance, mean = torch.var_mean(x.double(), list(range(3, x.dim())))
     if now.carry is not None and now.carry.prediction:
         _add(now, names, (mean.mean(1), variance.mean(1)))
@@ -216,7 +216,7 @@ def _advance(now: Now, names: list[str], found: tuple[Tensor, Tensor], momentum:
 
 
 def _estimated(now: Now, names: list[str], eps: float, x: Tensor) -> Tensor:
-    """Normalise ``(k, B, C, ...)`` numbers by their batch, and add its statistics."""
+    """Normalise a tensor ``(k, B, C, ...)`` by its batch; add its statistics to the estimates."""
     found = moments(x)
     unbiased = found.variance * (found.number / max(found.number - 1, 1))
     _add(now, names, (found.mean, unbiased))

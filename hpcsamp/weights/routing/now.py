@@ -23,14 +23,14 @@ from hpcsamp.weights.routing.forms import Form
 
 
 class Numbers(Protocol):
-    """A hashable distribution that draws ``(..., count)`` numbers from ``(...)`` stream keys."""
+    """A hashable distribution: draws ``(..., count)`` random numbers from ``(...)`` stream keys."""
 
     def __call__(self, keys: Tensor, count: int) -> Tensor:
-        """Draw the numbers."""
+        """Draw ``count`` random numbers from each stream."""
 
 
 class Draws(Protocol):
-    """Returns the numbers for calls that draw: a plan, or the probe that makes one."""
+    """Source of random numbers for calls that draw: a plan, or the probe that makes a plan."""
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
@@ -64,7 +64,7 @@ class Now:
     place
         Place of the pass, with only the ``k`` samples in it.
     form
-        Form in which the pass holds its samples.
+        Position of the samples in its tensors: looped, vmapped or folded.
     items
         ``B``.
     device
@@ -74,7 +74,8 @@ class Now:
     calls
         Number of calls that have drawn so far.
     met
-        Whether there was a call that must be routed in every form of pass.
+        Whether there was a call that must be routed however samples are evaluated (in a loop, by
+        vmap, or folded into the batch).
     put, carry
         The module, and the state from which the pass starts and which it leaves; None for no state.
     normalising, normalised
@@ -109,7 +110,7 @@ class Now:
         kept: bool = False,
         shared: bool = False,
     ) -> Any:
-        """Return the random numbers of a call, in the form of the pass.
+        """Return the random numbers of a call, with samples where the pass has them.
 
         Parameters
         ----------
@@ -123,8 +124,8 @@ class Now:
             Whether the caller never writes to the result, so that it may be drawn once for several
             passes.
         shared
-            Whether all items and positions share the same numbers: one for each entry of the last
-            axis.
+            Whether all items and positions share the same random numbers: one for each entry of the
+            last axis.
         """
         drawn = self.draws.draw(self, name, slabs.whole(shape), numbers, kept, shared)
         return slabs.cut(drawn)

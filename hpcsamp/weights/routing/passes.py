@@ -117,7 +117,7 @@ def known_plan(
     Raises
     ------
     UsageError
-        For a layer whose draws are not defined for a batch of items; the message names it.
+        If the draws of a layer are not defined for a batch of items; the message names the layer.
     """
     if place is None:
         return None
@@ -156,7 +156,7 @@ def probed(
     Raises
     ------
     UsageError
-        For a layer whose draws are not defined for a batch of items; the message names it.
+        If the draws of a layer are not defined for a batch of items; the message names the layer.
     """
     place = replace(place, trial=True, index=None)
 

@@ -1,4 +1,4 @@
-"""Apply functions of ``k`` samples to a tensor of a pass, in any form of pass."""
+"""Apply functions of ``k`` samples to a tensor of a looped, vmapped or folded pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcsamp.weights.strategies.chunk import NotPossibleError
 
 
 def of_samples(now: Now, function: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """Apply a function of ``(k, B, ...)`` numbers to a tensor, in the form of the pass."""
+    """Apply a function of ``(k, B, ...)`` to a tensor of a looped, vmapped or folded pass."""
     if is_batchedtensor(x):
         return _Vmapped.apply(x, function)
     if isinstance(now.form, Folded):
@@ -33,7 +33,7 @@ def of_samples(now: Now, function: Callable[[Tensor], Tensor], x: Any) -> Any:
 
 
 class _Vmapped(torch.autograd.Function):
-    """A function of ``(k, B, ...)`` numbers, within ``torch.func.vmap``."""
+    """A function of a tensor ``(k, B, ...)``, within ``torch.func.vmap``."""
 
     @staticmethod
     def forward(x: Any, function: Any) -> Any:
