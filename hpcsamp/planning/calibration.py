@@ -20,7 +20,7 @@ VERSION = 1
 
 
 class Measured(SiteTable):
-    """Measured constants of a model, in seconds of a rank that has its node to itself.
+    """Measured constants of a model, in seconds of a rank that runs alone on its node.
 
     A step of ``s`` samples of ``n`` random weights over ``b`` items takes
     ``overhead + n penalty + m update + s (n draw + base + per_item b)`` with ``m`` trained
@@ -29,10 +29,10 @@ class Measured(SiteTable):
 
     key: str = Field(description="key that identifies the run, see Workload.key")
     name: str
-    base: float = Field(ge=0, description="seconds of a pass, without items and draw")
+    base: float = Field(ge=0, description="seconds of a pass of a sample, without items and draw")
     per_item: float = Field(ge=0)
-    overhead: float = Field(ge=0, description="seconds of a step without penalty and update")
-    crowd: float = Field(1.0, ge=1, description="factor if all ranks of the node work")
+    overhead: float = Field(ge=0, description="constant seconds of a step")
+    crowd: float = Field(1.0, ge=1, description="slowdown of compute if all ranks of the node work")
     flops: float = Field(ge=0, description="floating-point operations of a pass per item")
     operations: int = Field(ge=0)
     error: float = Field(0.0, ge=0, description="median relative error of the affine fit")
@@ -48,7 +48,7 @@ class Calibration(SiteTable):
     models: list[Measured] = Field(min_length=1)
     draw: float = Field(ge=0, description="seconds per random weight and sample")
     penalty: float = Field(ge=0, description="seconds per random weight and step")
-    update: float = Field(ge=0, description="seconds per trained number")
+    update: float = Field(ge=0, description="seconds per trainable parameter")
     augment: float = Field(ge=0, description="seconds per byte of a view")
     read: float = Field(ge=0, description="seconds per byte that a rank reads from a file")
     copy_: float = Field(ge=0, alias="copy", description="seconds per byte taken from the ring")

@@ -45,8 +45,8 @@ class OperationCounts:
     operations
         Number of operations, which on a GPU are kernel launches.
     exchanges, sent
-        For a network in parts: number of exchanges with the other model ranks, and the bytes that
-        this rank sends in them, as a pair.
+        For a model-parallel network: number of exchanges with the other model ranks, and the bytes
+        that this rank sends in them, as a pair.
     """
 
     flops: tuple[float, float]
@@ -107,7 +107,7 @@ def count(
     x_shape
         Shape of an item; or a function that creates a given number of items on the meta device.
     item
-        Bytes per number: 4, 8, or 2 if autocast halves the bytes moved.
+        Bytes per value: 4, 8, or 2 if autocast halves the bytes moved.
     inputs
         Type of the inputs.
     axis

@@ -27,7 +27,7 @@ from hpcsamp.weights.complex_parts import complex_of, convert, parts_of
 from hpcsamp.weights.inputs import each, tensors
 
 SMALL = 250_000
-"""Largest numbers of weights and of values in a batch for which a real pass takes less time than
+"""Largest number of weights, and of values in a batch, for which a real pass takes less time than
 importing torch's kernels for tensors without values, which also import its compiler.
 """
 

@@ -1,15 +1,15 @@
-"""Fit the performance model to some measured steps; the others determine its error.
+"""Fit the performance model to some of the measured steps; the others determine its error.
 
 For points of one machine the model is linear in all constants but the factor ``c`` by which compute
 takes longer if several ranks of a node work:
 
     T = c (o + a s + d s b) / M + (e s + f s b) [M > 1] + lg p alpha + 2 (p-1)/p m beta
 
-with ``o, a, d`` for each model, ``e, f`` for each model in M parts (exchanges in its passes, and
-work that is not divided), ``alpha, beta`` for all models, ``s = ceil(S/P)`` samples and ``b = B/D``
-items per rank, ``m`` bytes of the gradient of a rank's part, which ``p = P D`` ranks exchange.
-Constants are not negative. The fit minimises the relative error with Huber's weights (1964), so
-that disturbed points have little influence.
+with ``o, a, d`` for each model, ``e, f`` for each model on M model ranks (exchanges in its passes,
+and work that is not divided), ``alpha, beta`` for all models, ``s = ceil(S/P)`` samples and
+``b = B/D`` items per rank, ``m`` bytes of the gradient of a rank's part, which ``p = P D`` ranks
+exchange. Constants are not negative. The fit minimises the relative error with Huber's weights
+(1964), so that disturbed points have little influence.
 """
 
 from __future__ import annotations

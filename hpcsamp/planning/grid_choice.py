@@ -21,10 +21,10 @@ class CandidateGrid:
     Attributes
     ----------
     speed_up
-        Speed-up of an epoch ``S(p) = T1(n) / Tp(n)`` (section 6 of the paper); if S grows with the
-        ranks, ``p E(p)``.
+        Speed-up of an epoch ``S(p) = T1(n) / Tp(n)`` (section 6 of the paper); ``p E(p)`` if the
+        number of samples or the batch grows with the ranks.
     efficiency
-        ``speed_up / p``; if S grows with the ranks, ``E(p) = T1(n) / Tp(n p)``.
+        ``speed_up / p``; ``E(p) = T1(n) / Tp(n p)`` if the work grows with the ranks.
     memory
         Bytes per rank; None if memory was not requested.
     fits
@@ -49,7 +49,7 @@ def layouts(
     Raises
     ------
     UsageError
-        If there is no grid, naming the numbers that do not fit together.
+        If there is no such grid; the message contains the sizes that do not fit together.
     """
     found = [
         NodeLayout(p, ranks // m // p, per_node, m)

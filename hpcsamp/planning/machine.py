@@ -1,4 +1,4 @@
-"""Hardware of a site: devices, links, fabric and storage, with published or measured numbers.
+"""Hardware of a site: devices, links, fabric and storage, with published or measured speeds.
 
 Scheduler settings of the same sites (ranks per node, launchers) are in ``campaign/sites``; the
 files here have the same names and contain only the hardware.
@@ -34,8 +34,10 @@ class Device(SiteTable):
     bfloat16: float = Field(gt=0, description="peak of dense matrix products, FLOP/s")
     bandwidth: float = Field(gt=0, description="memory bandwidth, bytes/s")
     memory: float = Field(gt=0, description="bytes available to one rank")
-    efficiency: float = Field(0.5, gt=0, le=1, description="fraction of a peak that networks reach")
-    launch: float = Field(1e-5, ge=0, description="smallest number of seconds of an operation")
+    efficiency: float = Field(
+        0.5, gt=0, le=1, description="fraction of the peak that networks reach"
+    )
+    launch: float = Field(1e-5, ge=0, description="shortest time of an operation, seconds")
 
 
 class Wire(SiteTable):
@@ -77,7 +79,7 @@ class Machine(SiteTable):
     """The hardware of a site."""
 
     name: str = ""
-    source: str = Field("", description="source of the numbers")
+    source: str = Field("", description="source of the values")
     device: Device
     network: NetworkLinks
     storage: Storage

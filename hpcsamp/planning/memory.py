@@ -1,6 +1,6 @@
 """Predict the memory of a training step, part by part, before the step.
 
-All numbers are bytes of one rank. Flat vectors are counted from the number of parameters, forward
+All sizes are bytes of one rank. Flat vectors are counted from the number of parameters, forward
 and backward passes are run on tensors without values (:mod:`.dry_run`), and windows of shared
 memory follow from the longest messages of such a pass. A window counts once on its node, divided
 among the ranks that use it. The memory of Python, MPI and the allocator is an estimate.
@@ -196,7 +196,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
 def copied(run: Run, grid: Grid) -> Part:
     """Return the part for the copy, in host memory, of the tensors a rank writes to a checkpoint.
 
-    Ranks that hold the same numbers divide them, except tensors smaller than
+    Ranks that hold the same tensors divide them, except tensors smaller than
     :data:`hpcsamp.run.taken.LARGE`, which are not counted here.
     """
     config, apart = run.config, run.method.placement.replicas == "data"
@@ -228,7 +228,8 @@ def check(run: Run, topology: Topology) -> str | None:
     Raises
     ------
     UsageError
-        On every rank, with needed and available memory, the largest parts and their settings.
+        On every rank, if it is refused; the message gives needed and available memory, the largest
+        parts, and the settings that reduce them.
     """
     mode = run.config.training.memory_check
     if mode == "off":

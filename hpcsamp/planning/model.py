@@ -134,9 +134,9 @@ class StepPrediction:
     Attributes
     ----------
     samples
-        Samples of the rank with the most.
+        Number of samples of the rank with the largest share.
     items
-        Items of a data group.
+        Number of items of a data group in a step.
     taking, reading
         Seconds in which a rank takes its batch from the ring; seconds to read the batches of a
         step, whether hidden or not.
@@ -171,7 +171,7 @@ class StepPrediction:
 
 
 AGREEMENT = 48
-"""Bytes of the agreement of a step: two numbers of the loss and four requests."""
+"""Bytes that ranks exchange to agree on a step: two values of the loss and four requests."""
 MODEL_EXCHANGE = "model exchange"
 COMPUTE = ("augment", "draw", "forward+backward", "penalty")
 """Phases in which a rank uses its own core or device, before it meets the others."""
@@ -256,15 +256,15 @@ def _taking(work: Workload, layout: NodeLayout, rates: Rates, items: int) -> flo
 
 
 FORWARD_AGAIN = 1.5
-"""Ratio of exchanges in a pass that is computed twice to those in one pass: a backward pass has at
-least as many as a forward pass."""
+"""Factor by which the number of exchanges grows if forward passes are recomputed: a backward pass
+has at least as many exchanges as a forward pass."""
 
 
 def _between_parts(
     work: Workload, layout: NodeLayout, machine: Machine, rates: Rates, samples: int, items: int,
     one: float,
 ) -> StepPhase:  # fmt: skip
-    """Exchanges of a model rank with the others of its group, in all passes of its samples.
+    """Predict the exchanges of a model rank with the others of its group, for all its samples.
 
     Data is sent while a rank multiplies its own part: this hides 1/M of a pass. On GPUs data is
     copied through the host before and after. Then the sums over the values of items are exchanged,
@@ -290,7 +290,7 @@ def _between_parts(
 def _statistics(
     work: Workload, layout: NodeLayout, machine: Machine, rates: Rates, items: int
 ) -> StepPhase:
-    """Exchanges of the loss within a sample group."""
+    """Predict the exchanges of the loss within a sample group."""
     p = layout.sample_size
     count = len(work.statistics)
     size = sum(e.bytes(work.samples, items, work.values, p) for e in work.statistics)
@@ -315,9 +315,11 @@ def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> StepPhase:
 def _gradient(
     work: Workload, layout: NodeLayout, machine: Machine, trained: float, samples: int, busy: float
 ) -> StepPhase:
-    """Exchange of the gradient: over the world; over data groups if each sample has its own
-    parameters; in parts over sample groups if the optimiser is sharded. If the weights are sharded,
-    means and deviations are gathered for each chunk of samples and its gradients are scattered:
+    """Predict the exchange of the gradient.
+
+    It is exchanged over the world; over data groups if each sample has its own parameters; in
+    shares over sample groups if the optimiser is sharded. If the weights are sharded, means and
+    deviations are gathered for each chunk of samples and its gradients are scattered:
     ``ceil(samples / k)`` rounds, with another gather in each if passes are recomputed.
 
     Horovod polls for tensors once per cycle: a gradient waits for one cycle, and each cycle takes
@@ -349,7 +351,7 @@ def _gradient(
 
 
 def _fullest(work: Workload, layout: NodeLayout) -> int:
-    """Number of ranks with the most samples: the step waits for the slowest of these."""
+    """Number of ranks that have the largest share of samples: a step waits for the slowest."""
     p = layout.sample_size
     shares = [len(share(work.samples, p, i)) for i in range(p)]
     return layout.data_size * shares.count(max(shares)) * layout.model_size

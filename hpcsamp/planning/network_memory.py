@@ -20,7 +20,7 @@ def check(config: RunConfig, dataset: Dataset, topology: Topology) -> None:
     Raises
     ------
     UsageError
-        With the needed and the available memory.
+        If the network is too large; the message gives the needed and the available memory.
     """
     if config.training.memory_check == "off":
         return

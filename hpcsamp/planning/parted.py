@@ -1,4 +1,4 @@
-"""Build the part of a split network that one model rank holds, without the other ranks."""
+"""Build the part of a model-parallel network that one rank holds, without the other ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpcsamp.run.assemble import Run, blank_network
 from hpcsamp.run.shapes import DataShapes
 
 MOST = 64
-"""Largest number of model ranks that is tried by default; beyond it, a pass is mostly messages."""
+"""Largest number of model ranks that is tried by default; with more, messages dominate a pass."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def blank(config: RunConfig, shapes: DataShapes, ranks: int = 1, model: int = 1)
     Raises
     ------
     UsageError
-        If network, method or loss cannot be split over so many model ranks, or augmentation would
-        move values between them.
+        If network, method or loss cannot be split over this number of model ranks, or
+        augmentation would move values between them.
     """
     run = Run.blank(config, shapes, ranks, imagined(model))
     spread = run.method.spread
@@ -102,7 +102,7 @@ def inputs(
 
 
 def sizes(config: RunConfig, shapes: DataShapes, ranks: int) -> list[int]:
-    """Return the sizes of the model axis that are possible for a run on some ranks.
+    """Return the sizes of the model axis that are possible for a run on a number of ranks.
 
     Each size is tried: the run is built along an axis whose other ranks do not exist.
 

@@ -24,19 +24,19 @@ STREAM = 0.8
 """Fraction of the published memory bandwidth that the STREAM benchmark reaches."""
 
 DRAW_BYTES = 44
-"""Numbers moved per weight for its draw and gradients: read mean, std, noise and the weight's
+"""Bytes moved per weight for its draw and gradients: read mean, std, noise and the weight's
 gradient; write noise and weight; update two sums (float32)."""
 
 PENALTY_BYTES = 40
-"""Numbers moved per weight for the KL: read mean and log std, write and add two gradients;
+"""Bytes moved per weight for the KL (float32): read mean and log std, write and add two gradients;
 temporaries are in the cache."""
 
 UPDATE_BYTES = 28
-"""Numbers moved per value for Adam: read parameter, gradient and two moments; write three of
-them."""
+"""Bytes moved per value for Adam (float32): read parameter, gradient and two moments; write
+parameter and moments."""
 
 NORMAL = {"cpu": 4e-9, "gpu": 0.0}
-"""Seconds to draw a normal number (on a GPU this is faster than writing it)."""
+"""Seconds to draw a normal random number (0 on a GPU, where this is faster than writing it)."""
 
 OVERHEAD = 60
 """Number of operations of a step outside passes: loss, penalty, flat gradient, optimiser."""
@@ -68,16 +68,17 @@ class Rates:
     origin
         ``"estimated"``, or the name of the measurement; shown with every result.
     draw, penalty, update
-        Seconds per random weight and sample; per random weight and step; per trained number.
+        Seconds per random weight and sample; per random weight and step; per trainable
+        parameter.
     overhead
         Constant seconds per step.
     augment, read, copy
         Seconds per byte of a view; per byte that a rank reads; per byte of a batch that a rank
         takes from the ring.
     stage
-        Additional seconds of a small exchange beyond the network's.
+        Seconds that a small exchange takes in addition to its time on the network.
     crowd
-        Factor on compute if all ranks of a node work at the same time (they share memory and
+        Slowdown of compute if all ranks of a node work at the same time (they share memory and
         cores).
     shares_core
         Whether the reader thread runs on the rank's own core.
@@ -131,7 +132,7 @@ class Rates:
 
 
 def estimated(machine: Machine, work: Workload) -> Rates:
-    """Estimate rates from published numbers."""
+    """Estimate rates from the published data of a machine."""
     device = machine.device
     stream = STREAM * device.bandwidth
     size = work.item / 4

@@ -44,7 +44,7 @@ class Workload:
         Numbers of weights: all weights of the network; random weights, drawn per sample; values
         that the optimiser updates.
     item
-        Bytes per trained number.
+        Bytes per trainable parameter.
     own
         Whether each sample has its own parameters, which are not exchanged between samples.
     counts
@@ -52,9 +52,9 @@ class Workload:
     x_bytes, stored_bytes
         Bytes of an item in a step, and in its file.
     values
-        Numbers per item that a loss compares (``V``).
+        Number of values of an item that a loss compares (``V``).
     statistics, gathers
-        Exchanges of a loss, and whether they gather outputs on all ranks.
+        Sizes of the exchanges of a loss, and whether they gather outputs on all ranks.
     views
         ``"none"`` without augmentation; otherwise ``"all"``, ``"rank"`` or ``"sample"``: the
         samples that share a view of an item.
@@ -71,8 +71,8 @@ class Workload:
         Size in bytes from which Horovod exchanges gradients in host memory (it always does so on
         GPUs); infinite without Horovod.
     model
-        ``M``, number of ranks that hold the network in parts. Numbers, counts and bytes above,
-        including ``values``, are those of the rank with the largest part.
+        ``M``, the number of ranks that the network is split over. All counts and bytes above are
+        those of the rank with the largest part.
     model_sizes
         All values that ``M`` may have.
     of_part
@@ -154,7 +154,7 @@ class Workload:
 
     @classmethod
     def on(cls, config: RunConfig, shapes: DataShapes, ranks: int) -> Workload:
-        """Work of the run with an undivided network, and all ways to divide it over some ranks.
+        """Work of the run with an undivided network, and all ways to divide it over several ranks.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class Workload:
         return self.of_part(model)
 
     def scaled(self, **changes: Any) -> Workload:
-        """Return this work with changes, such as other ``samples`` or ``batch``, also in parts."""
+        """Return this work with changes, e.g. other ``samples``, which :attr:`of_part` keeps."""
         of_part = self.of_part and cache(partial(_scaled, self.of_part, changes))
         return replace(self, **changes, of_part=of_part)
 

@@ -35,7 +35,7 @@ def found(path: Path, where: str = "") -> None:
     Raises
     ------
     EditedError
-        Unless edited files are accepted.
+        If edited files are not accepted.
     """
     if _taken is None:
         raise EditedError(

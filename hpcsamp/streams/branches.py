@@ -4,7 +4,7 @@
 
 Each arrow is the hash of SplitMix64 (:mod:`.places`), so all branches are computed at once by
 tensor operations, with the same bits on every kind of device. No number depends on how many
-steps, samples, calls or items there are.
+steps, samples, calls or items are drawn.
 """
 
 from __future__ import annotations

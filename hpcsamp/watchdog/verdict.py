@@ -22,9 +22,10 @@ class Blame:
     rank, seconds
         The rank, and the number of seconds since it stalled.
     kind
-        ``stopped``: it gives no sign of life at all. ``stuck``: its watchdog is running, but a
-        thread that should be working does nothing, e.g. because a file system hangs. ``waiting``:
-        all ranks wait for each other, and this one is the furthest behind.
+        Kind of the stall. ``stopped``: the rank gives no sign of life at all. ``stuck``: its
+        watchdog is running, but a thread that should be working does nothing, e.g. because a file
+        system hangs. ``waiting``: all ranks wait for each other, and this one is the furthest
+        behind.
     """
 
     rank: int

@@ -1,6 +1,6 @@
-"""Record the current work of a rank: a few numbers set by its threads, cheap enough for every step.
+"""Record the current work of a rank: a few integers set by its threads, cheap enough for each step.
 
-The numbers are a row of a table that the ranks of a node share, so the last action of a rank is
+The integers are a row of a table that the ranks of a node share, so the last action of a rank is
 known even if it was stopped in the middle of it. A listener (:meth:`Whereabouts.listening`) can
 measure the parts of a step; without a listener, recording costs almost no time.
 """
@@ -115,7 +115,7 @@ class Whereabouts:
         self.row = memoryview(bytearray(8 * COLUMNS)).cast("q")
 
     def live_in(self, row: memoryview | None) -> None:
-        """Store the numbers in this row, after clearing it; None for private memory."""
+        """Store the record in this row, after clearing it; None for private memory."""
         if row is None:
             row = memoryview(bytearray(8 * COLUMNS)).cast("q")
         row[:] = memoryview(bytearray(8 * COLUMNS)).cast("q")
