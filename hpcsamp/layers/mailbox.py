@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 SLOTS = 3
-"""Slots of a rank: two open exchanges, and one that other ranks may still read."""
+"""Number of slots of a rank: for two open exchanges, and one that other ranks may still read."""
 
 MESSAGES = 2
 """Largest number of messages from one rank to another in an exchange."""
@@ -42,13 +42,13 @@ LINE = 64
 """Alignment of messages in bytes."""
 
 RESERVED, KEPT_FREE = 1 << 18, 1 << 24
-"""Sizes of the pieces in which shared memory is reserved, and of the rest that stays free."""
+"""Bytes of shared memory that are reserved at a time, and bytes that must stay free."""
 
 BEGUN, CLOSED, GROWS, GROWN = range(4)
 """Rows of the counters: last exchange begun, last one closed, last one with growth, new length."""
 
 NUMBER, PLACE, LENGTH = range(3)
-"""Entries of a header."""
+"""Entries of a header: number, position and length of a message."""
 
 
 def on_one_node(comm: MPI.Comm) -> bool:

@@ -28,10 +28,10 @@ class Accumulator:
         self._add(torch.autograd.grad(value, self.parameters, upstream, allow_unused=True))
 
     def skip(self) -> None:
-        """Take part in a draw of other ranks of the sample group, if no own samples are left."""
+        """Join a collective draw of the sample group when this rank has no samples left."""
 
     def skip_backward(self) -> None:
-        """Take part in a backward pass of other ranks, if no own samples are left."""
+        """Join a collective backward pass when this rank has no samples left."""
 
     def _add(self, new: Sequence[Tensor | None]) -> None:
         for i, (total, gradient) in enumerate(zip(self._sums, new, strict=True)):

@@ -220,7 +220,7 @@ class Method(Shareable):
 
     @property
     def callers(self) -> Sequence[Caller]:
-        """The callers of the wrapped modules."""
+        """Callers of the wrapped modules, which unify their inputs and outputs."""
         return ()
 
     @property

@@ -86,8 +86,8 @@ def explained(
 def _fails_replaced(
     network: nn.Module, x: Tensor, evaluate: Callable[[Tensor], object]
 ) -> str | None:
-    """Name of the submodule that fails under a method; None if the module also fails with its own
-    weights, or does not fail with these inputs."""
+    """Name of the submodule that fails with the weights of a sample; None if the module also fails
+    with its own weights, or does not fail with these inputs."""
     layers: list[ModuleLayer] = []
     generators = Generators.now()
     try:

@@ -1,7 +1,7 @@
 """Sum gradients with respect to weights that are sharded over the ranks of a sample group.
 
-Every rank takes part in every reduction, in the same order whatever the order in which autograd
-finishes; see :mod:`hpcsamp.methods.sharing`.
+Every reduction is collective, and the order of the reductions is the same on all ranks, in whatever
+order autograd computes the gradients; see :mod:`hpcsamp.methods.sharing`.
 """
 
 from __future__ import annotations

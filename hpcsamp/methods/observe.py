@@ -49,9 +49,9 @@ GROUPS = 4
 
 
 class Observer:
-    """Observes the module of a method once in training and once in prediction.
+    """Observes the module of a method in its first pass in training, and in prediction.
 
-    It does so again when submodules have changed between training and evaluation mode, and in
+    It observes it again when submodules have changed between training and evaluation mode, and in
     training after 1, 4, 16, ... steps, because a module may count steps and change its behaviour.
     """
 

@@ -151,7 +151,7 @@ class Chains(Members):
     # Prediction --------------------------------------------------------------------------------
 
     def prediction_samples(self, asked: int | None) -> int:
-        """Return the requested number, at most all snapshots so far.
+        """Return the requested number, limited to the number of snapshots taken so far.
 
         Before the first snapshot, the states of the chains are used.
 

@@ -182,9 +182,9 @@ class Sharing:
     def draws(
         self, mean: Tensor, log_std: Tensor, fixed: Tensor | None, step: int, count: int
     ) -> Iterator[Drawing]:
-        """Iterate over functions that draw ``count`` chunks; then take part in others' draws.
+        """Iterate over functions that draw ``count`` chunks; then join the draws of other ranks.
 
-        Collective. While gradients are summed, :meth:`Accumulator.skip` takes part instead.
+        Collective. While gradients are summed, :meth:`Accumulator.skip` joins them instead.
         """
         if self.accumulator is not None:
             yield partial(self.accumulator.draw, step)

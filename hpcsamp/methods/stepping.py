@@ -87,7 +87,7 @@ class Stepping(Holding):
         return self._state.estimates.of_samples(place.samples) if place.prediction else {}
 
     def _share_state(self, puts: Sequence[Put]) -> None:
-        """Collect in this method the state that passes of some modules leave."""
+        """Store the state that passes of some modules leave in this method."""
         for put in puts:
             put.state = self._state
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpcsamp.streams.places import GAMMA, mix_, normal_pairs, signed
 
-#: Increment of branches: odd, and different from the increment of numbers in a stream.
+#: Increment of branches: odd, and different from that of successive numbers of a stream.
 BRANCH = 0xD1B5_4A32_D192_ED03
 
 

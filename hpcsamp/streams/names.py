@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Purpose(IntEnum):
-    """Purpose of a random stream. The numbers are part of the results: never renumber them."""
+    """Purpose of a random stream. Its number enters the stream's key: never change it."""
 
     INITIAL = 1  # initial parameters: (); of an ensemble member: (member,)
     NOISE = 2  # retired: weight noise in training from one generator for each (step, sample)

@@ -168,7 +168,7 @@ def timed(run: Run, clock: Clock = time.perf_counter) -> float:
 
 
 def kept_bytes(run: Run, held: frozenset[int]) -> int:
-    """Number of bytes of the tensors that a pass keeps for its backward pass, except in ``held``.
+    """Number of bytes that a pass keeps for its backward pass, without the storages ``held``.
 
     Parameters
     ----------

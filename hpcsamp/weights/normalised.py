@@ -101,8 +101,8 @@ def by_whole_batch(x: Tensor, found: ChannelMoments, eps: float, group: DataGrou
     """Normalise a tensor ``(k, B, C, ...)`` by the moments of the batch of a data group.
 
     The backward pass sums the gradients with respect to the moments over the data group. These are
-    true sums (the identity of law 2 is for sums over samples): with the gradient ``g`` of D times
-    the mean loss over groups,
+    true sums (only sums over samples have the identity as backward pass, design law 2): with the
+    gradient ``g`` of D times the mean loss over groups,
 
         dx = (g - mean(g) - y mean(g y)) / std,        means over the items of all groups.
     """

@@ -35,7 +35,7 @@ class Supplied(MeanFieldNormal):
         self.value: Any = None
 
     def sample(self, parameters: Any) -> Any:
-        """Return the value that was set for it."""
+        """Return the weights that were set for the current sample."""
         if self.value is None:
             raise RuntimeError(
                 "this module now belongs to an hpcsamp method: call the method, "

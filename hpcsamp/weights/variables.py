@@ -206,7 +206,7 @@ def initial_log_stds(
 ) -> dict[str, Tensor]:
     """Initial log standard deviations, see :meth:`Variables.log_stds`.
 
-    Each is one number, expanded to the shape of its variable.
+    Each is a scalar, expanded to the shape of its variable.
     """
     fan_in = _fan_in(module) if scale else {}
     found = {}
@@ -265,7 +265,7 @@ def constants_of(module: nn.Module, trained: Mapping[str, object]) -> dict[str, 
 
 
 def check_parameters(module: nn.Module) -> None:
-    """Refuse parameters that cannot lie in one flat vector of numbers.
+    """Refuse parameters that cannot lie in one flat vector.
 
     Raises
     ------

@@ -83,7 +83,7 @@ class Now:
     packed
         The packed sequence that was last passed to a layer.
     again
-        Returns a context in which calls are routed as in the module; within a route they are not.
+        Returns a context that routes calls made within a route, which are otherwise not routed.
     """
 
     place: Place

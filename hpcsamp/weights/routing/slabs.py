@@ -14,9 +14,9 @@ _part: ContextVar[Part | None] = ContextVar("part of what is drawn for", default
 
 @contextmanager
 def drawn_for(part: Part) -> Iterator[None]:
-    """Context in which a call of the module draws for a part ``(..., *local)`` of the whole.
+    """Context in which a module draws only a part ``(..., *local)`` of a tensor.
 
-    The numbers are those that the unsplit network draws at these positions.
+    The values are those that the unsplit network draws at these positions.
     """
     token = _part.set(part)
     try:
