@@ -195,7 +195,7 @@ def usual(size: int) -> Layout:
 
 
 def layouts(size: int) -> list[Layout]:
-    """All grids of a number of ranks: the default, then the others by parts of space."""
+    """All grids of a number of ranks: the default, then others by length of the spatial axis."""
     rest = [(s, size // s) for s in range(1, size + 1) if size % s == 0]
     return [usual(size), *(each for each in rest if each != usual(size))]
 

@@ -253,7 +253,7 @@ def _mailbox(comm: MPI.Comm) -> Mailbox | None:
 
 
 def _pieces(host: Tensor) -> Iterator[np.ndarray]:
-    """Memory of a tensor, in messages of a length that MPI can count."""
+    """Split the memory of a tensor into messages whose length fits MPI's 32-bit counts."""
     flat = host.view(-1).view(torch.uint8).numpy()
     for start in range(0, len(flat), PIECE):
         yield flat[start : start + PIECE]

@@ -117,7 +117,7 @@ class _Norm(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor, *rest: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, int, int]]:
-        """Add the samples to the existing samples axis."""
+        """Evaluate all samples in one call, with them on the first axis."""
         many = info.batch_size
 
         def beside(t: Tensor, dim: int | None) -> Tensor:

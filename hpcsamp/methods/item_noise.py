@@ -98,7 +98,7 @@ class Draw:
         return noise
 
     def stream(self, layer: NoisyLayer) -> Tensor:
-        """Key of the stream for a call of a layer, ``()``."""
+        """Key of the random stream of the next call of a layer, a scalar tensor."""
         count = self.calls.get(layer.number, 0)
         self.calls[layer.number] = count + 1
         own: Tensor = self.values[KEY]

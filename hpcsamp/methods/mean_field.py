@@ -234,7 +234,7 @@ class MeanField(MeanShares):
 
     @contextmanager
     def accumulating(self) -> Iterator[Accumulator]:
-        """Sum gradients over chunks; a sample takes two passes over the parameters."""
+        """Sum gradients over chunks; each sample reads the parameters twice."""
         if self._sharing is not None:
             if self._made_up:
                 yield Trial(self._sharing.made_up)

@@ -73,7 +73,7 @@ class Calibration(SiteTable):
         )
 
     def rates(self, site: Machine, work: Workload) -> Rates:
-        """Rates of a run: from its own passes if they were measured, or scaled from another model.
+        """Rates of a run: from its own measured passes, or scaled from those of another model.
 
         The model with the nearest number of floating-point operations per item is used; time per
         item is scaled with this number, time of an empty pass with the number of operations.

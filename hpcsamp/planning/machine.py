@@ -69,10 +69,10 @@ class NetworkLinks(SiteTable):
 
 
 class Storage(SiteTable):
-    """``[storage]``: read bandwidth."""
+    """``[storage]``: bandwidth of reading from the file system."""
 
-    node: float = Field(gt=0, description="bytes/s into a node")
-    total: float = Field(gt=0, description="bytes/s out of the file system for a job")
+    node: float = Field(gt=0, description="bytes/s that one node can read")
+    total: float = Field(gt=0, description="bytes/s that all nodes of a job can read")
 
 
 class Machine(SiteTable):

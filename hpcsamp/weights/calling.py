@@ -109,7 +109,7 @@ class Caller:
         self._by_name: dict[tuple[str, ...], bool] = {}
 
     def __call__(self, x: Any) -> Tensor:
-        """Return ``(B, ...)`` for one output, ``(B, n)`` for several.
+        """Evaluate the module; return ``(B, ...)`` for one output, ``(B, n)`` for several.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class Single(nn.Module):
         self.module = module
 
     def forward(self, x: Any) -> Tensor:
-        """Return ``(B, ...)`` for one output, ``(B, n)`` for several."""
+        """Evaluate the module; return ``(B, ...)`` for one output, ``(B, n)`` for several."""
         return Caller(self.module)(x)
 
 

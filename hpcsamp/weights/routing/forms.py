@@ -13,7 +13,7 @@ from hpcsamp.weights.folding import Fold, Sampled
 
 
 class Form(ABC):
-    """Base class of the forms in which the tensors of a pass hold its samples."""
+    """Position of the samples in the tensors of a pass; see the subclasses."""
 
     #: Number of samples folded into the items of a tensor with items.
     folded: int = 1
@@ -31,7 +31,7 @@ class Form(ABC):
 
 
 class SingleSample(Form):
-    """One sample: tensors have no axis of samples."""
+    """Samples are evaluated one at a time: tensors have no axis of samples."""
 
     def without_items(self, values: Tensor) -> Tensor:
         """See :meth:`Form.without_items`."""
