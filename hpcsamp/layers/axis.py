@@ -213,7 +213,7 @@ def current() -> ModelAxis:
 
 @contextmanager
 def along(axis: ModelAxis) -> Iterator[ModelAxis]:
-    """Context in which layers are built in parts over a model axis; elsewhere they are whole."""
+    """Context in which layers are built split over a model axis; outside of it they are whole."""
     token = _current.set(axis)
     try:
         yield axis

@@ -29,7 +29,7 @@ class Measured(SiteTable):
 
     key: str = Field(description="key that identifies the run, see Workload.key")
     name: str
-    base: float = Field(ge=0, description="seconds of a pass of a sample, without items and draw")
+    base: float = Field(ge=0, description="seconds of a pass without items, and without the draw")
     per_item: float = Field(ge=0)
     overhead: float = Field(ge=0, description="constant seconds of a step")
     crowd: float = Field(1.0, ge=1, description="slowdown of compute if all ranks of the node work")
