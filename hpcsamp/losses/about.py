@@ -18,7 +18,7 @@ class Shared:
     number
         Bytes in float32, for each combination of ``each``.
     each
-        The factors that ``number`` is multiplied by, as letters: ``S`` samples, ``B`` items of
+        Factors that ``number`` is multiplied by, one letter each: ``S`` samples, ``B`` items of
         a sample group, ``V`` values of an item.
     over_ranks
         Whether the bytes are divided over the ``P`` ranks, so that each rank sends only its part.
@@ -30,7 +30,7 @@ class Shared:
     over_ranks: bool = False
 
     def bytes(self, samples: int, batch: int, values: int, ranks: int) -> float:
-        """Number of bytes that a rank sends in a step for S samples, B items, V values, P ranks."""
+        """Bytes that a rank sends in a step for S samples, B items, V values and P ranks."""
         known = {"S": samples, "B": batch, "V": values}
         size = float(self.number * math.prod(known[letter] for letter in self.each))
         return size / ranks if self.over_ranks else size
@@ -52,7 +52,7 @@ class About:
     source
         The paper or program that the loss comes from.
     exchanges
-        Exchanges of the ranks of a sample group, in order.
+        The exchanges between the ranks of a sample group in one step, in order.
     """
 
     formula: str

@@ -2,7 +2,7 @@
 
 A loss is computed per item; masks, weights and true item counts are applied in one place
 (:mod:`.elbo`). The **sum** over the sample group of the ranks' gradients is the gradient of the
-sequential loss (law 2).
+sequential loss (design law 2).
 
 To write a loss of your own, define a class with one or two hooks; it is exact on any grid::
 
@@ -60,13 +60,14 @@ class DataLoss(ABC):
     class_weights
         Weights of values by their labels, or None.
     size
-        Outputs per item that the network must have; None where the likelihood alone decides.
+        Number of outputs per item that the network must have; None where only the likelihood
+        determines it.
     usual_likelihood
-        Name of the default likelihood of this loss; None: the default of the task.
+        Name of the default likelihood of this loss; None for the default of the task.
     by_values
         Whether the loss treats each value of an item separately until
-        :func:`~hpcsamp.losses.values.over_values` sums over them. The ranks of a model axis may
-        then hold some of the values each; otherwise outputs are gathered first.
+        :func:`~hpcsamp.losses.values.over_values` sums over them. Each rank of a model axis may
+        then hold only part of the values; otherwise outputs are gathered first.
     gathers
         Whether outputs are gathered in any case, because targets have a different shape.
     """

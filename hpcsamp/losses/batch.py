@@ -24,7 +24,8 @@ class Step:
     weight
         ``(B,)`` weight of each item, 0 for padding, or None.
     mask
-        Weight of each value, broadcastable to ``target``, by name if there are several; or None.
+        Weight of each value, broadcastable to ``target``; a dictionary by name if there are several
+        targets; or None.
     count
         Divisor that turns a sum over items into a mean.
     items

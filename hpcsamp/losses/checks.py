@@ -32,7 +32,7 @@ def check_arguments(
     Raises
     ------
     UsageError
-        For a wrong argument, with its name, its value, and what it may be.
+        If an argument is invalid; the message gives its name, its value and the allowed values.
     """
     if not isinstance(data_loss, DataLoss):
         hint = "e.g. hs.losses.PredictiveNLL(hs.losses.Categorical())"
@@ -68,7 +68,7 @@ def check_call(method: Any, x: Any, y: Any, samples: Any, stacked: bool) -> None
     Raises
     ------
     UsageError
-        For a wrong argument, with its name, its value, and what it may be.
+        If an argument is invalid; the message gives its name, its value and the allowed values.
     """
     if not isinstance(method, Method):
         hint = "; wrap a module, e.g. in hs.MeanField(module)" * isinstance(method, nn.Module)
@@ -115,7 +115,7 @@ class NoiseWatch:
         Parameters
         ----------
         step
-            The step that the caller passed, which may be repeated; None: ``method.step``.
+            Step that the caller passed, which may be repeated; None for ``method.step``.
 
         Raises
         ------

@@ -55,5 +55,5 @@ class NegativeBinomial(Likelihood):
         return mean, mean + (2 * log_mean - log_size).exp()
 
     def size_of(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """``(s, *target.shape)`` sizes r."""
+        """Return the predicted sizes r, shape ``(s, *target.shape)``."""
         return like_target(wide(outputs), target, 2)[1].exp()

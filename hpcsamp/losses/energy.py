@@ -71,7 +71,7 @@ class _DistancesToAll(torch.autograd.Function):
     """Sums ``(s, B)`` over r of ``||z_s - z_r||``, for ``(s, B, V)`` and constant ``(S, B, V)``.
 
     The gradient is computed together with the value, one sample at a time: autograd would keep
-    ``s S B V`` numbers.
+    ``s S B V`` values.
     """
 
     @staticmethod

@@ -50,7 +50,7 @@ class Exactness:
 def check_exactness(
     loss: DataLoss | Callable[[Tensor, Tensor], Tensor], outputs: Tensor, target: Tensor
 ) -> Exactness:
-    """Split the samples over 2 to S ranks and average, as data-parallel frameworks do.
+    """Split the samples over 2 to S ranks and average gradients as data-parallel frameworks do.
 
     Ranks are weighted by their number of samples, so that an uneven split alone causes no error.
 
@@ -58,7 +58,7 @@ def check_exactness(
     ----------
     loss
         A loss of this package, or any callable ``loss(outputs, target)`` that returns a scalar or
-        ``(B,)`` numbers.
+        a tensor of shape ``(B,)``.
     outputs
         ``(S, B, ...)`` of typical size and scatter, S >= 2; converted to float64.
     target

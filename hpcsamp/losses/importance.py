@@ -16,13 +16,13 @@ from hpcsamp.losses.values import wide
 class ImportanceWeightedELBO(DataLoss):
     """Negative log of the mean importance weight of all S samples, per item.
 
-    Prior and posterior are part of the loss. With S = 1 it is the ELBO with a Monte Carlo KL; as S
-    grows it decreases towards ``-log p(D) / N``. The method returns ``log q(w_s) - log p(w_s)`` of
-    its draws (:meth:`~hpcsamp.methods.base.Method.log_ratio`), so no penalty is added; temperature
-    and warm-up multiply that ratio.
+    Prior and posterior are part of the loss. With S = 1 it is the ELBO with a Monte Carlo KL; with
+    more samples it decreases towards ``-log p(D) / N``. The method returns ``log q(w_s) - log
+    p(w_s)`` of its draws (:meth:`~hpcsamp.methods.base.Method.log_ratio`), so no penalty is added;
+    temperature and warm-up multiply that ratio.
 
     An importance weight belongs to the whole dataset. On a batch, ``log p(D | w_s)`` is estimated
-    by N times the mean over the items of the step, over **all** data groups (S/P numbers are
+    by N times the mean over the items of the step, over **all** data groups (S/P values are
     averaged over the groups, so the result does not depend on the grid). Because this estimate is
     inside an exponential, the gradient of a batch is biased, unlike that of the ELBO. It is exact
     where a batch holds all the data, and close where ``N / B`` times the scatter of the items' log

@@ -37,7 +37,7 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 class _Noisy(Likelihood):
-    """Base class of the observation models of labels of which a fraction is random.
+    """Base class of observation models for labels of which a fraction is random.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class Bernoulli(_Noisy):
     joint = False
 
     def size(self, shape: tuple[int, ...], classes: int | None) -> int:
-        """Number of outputs of an item: one for each label."""
+        """Number of network outputs per item: one for each label."""
         return math.prod(shape)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class CumulativeLogits(_Noisy):
     """
 
     def size(self, shape: tuple[int, ...], classes: int | None) -> int:
-        """Number of outputs of an item: one for each threshold between classes."""
+        """Number of network outputs per item: one for each threshold between classes."""
         return math.prod(shape) * ((classes or 2) - 1)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:

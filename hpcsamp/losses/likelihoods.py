@@ -32,12 +32,12 @@ class Likelihood(ABC):  # noqa: B024
     parameters
         Number of parameters that it reads for each target value (apart from classes).
     beside
-        Number of these that are learnt beside the network instead of being its outputs
+        Number of these parameters that are learnt beside the network instead of being its outputs
         (:meth:`complete`).
     source
         Origin of the observation noise, for the records of evaluations.
     of_labels
-        Whether targets are labels of classes; otherwise they are numbers.
+        Whether targets are class labels; otherwise they are numeric.
     joint
         Whether the values of an item are one event, whose density under the predictive mixture is
         the mean over samples of the product over values. Else each value (a pixel, a label) is an
@@ -51,7 +51,7 @@ class Likelihood(ABC):  # noqa: B024
     source: str = "the likelihood of the loss"
 
     def size(self, shape: tuple[int, ...], classes: int | None) -> int:
-        """Number of outputs of an item whose target has this shape, and C classes or None."""
+        """Return the number of outputs per item that a target of this shape needs."""
         return math.prod(shape) * (self.parameters if classes is None else classes)
 
     def of_values(self, outputs: Tensor, target: Tensor) -> Tensor:

@@ -55,8 +55,9 @@ def log_of_sum(each: Tensor, shift: Tensor, samples: int, group: Collectives) ->
 class AlphaDivergence(DataLoss):
     """Black-box alpha energy: between the expected NLL (alpha to 0) and the predictive NLL (1).
 
-    For a likelihood whose values are single events (:attr:`Likelihood.joint`), such as pixels, the
-    mean over samples is taken value by value, and ``V`` times the bytes are exchanged.
+    For a likelihood that treats each value, such as a pixel, as a separate event (not
+    :attr:`Likelihood.joint`), the mean over samples is taken value by value, and ``V`` times the
+    bytes are exchanged.
 
     With the KL added, this is the approximation of the energy by Li & Gal. A larger alpha covers
     more of the posterior's mass, a smaller alpha seeks a mode.
@@ -113,8 +114,8 @@ class AlphaDivergence(DataLoss):
 class PredictiveNLL(AlphaDivergence):
     """Negative log likelihood of the mixture of all S samples, not of each sample.
 
-    For classes this is the cross-entropy of the averaged probabilities; the paper notes that here
-    averaging gradients turns the arithmetic mean into a geometric one.
+    For classes this is the cross-entropy of the averaged probabilities; the paper notes that for
+    this loss averaging gradients over ranks turns the arithmetic mean into a geometric one.
     """
 
     about = About(

@@ -35,7 +35,7 @@ def make_likelihood(
     Raises
     ------
     UsageError
-        For an unknown name, argument or type.
+        If a name, an argument or a type is unknown.
     """
     kind = LOSSES.find(loss)
     if likelihood or TASKS.find(task).labels or _takes_likelihood(kind):
@@ -70,8 +70,8 @@ def make(
     Raises
     ------
     UsageError
-        For an unknown name or argument, or an argument of wrong type; for a loss of values where
-        the task has classes or the other way round; for latitudes that are not numbers.
+        If a name or an argument is unknown, or an argument has a wrong type; if a loss of values
+        is combined with a task of classes or the other way round; if latitudes are not numbers.
     """
     kind = LOSSES.find(name)
     given = likelihood or {}

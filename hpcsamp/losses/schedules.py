@@ -20,7 +20,7 @@ def linear(steps: int) -> Schedule:
 
 
 def cosine(steps: int) -> Schedule:
-    """Smooth warm-up: half a cosine from 0 to 1."""
+    """Smooth warm-up that follows half a period of a cosine from 0 to 1."""
     _at_least_one("steps of a cosine warm-up", steps)
     return lambda step: 0.5 - 0.5 * math.cos(math.pi * min(1.0, (step + 1) / steps))
 

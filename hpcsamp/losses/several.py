@@ -94,7 +94,7 @@ class Several(DataLoss):
         Raises
         ------
         UsageError
-            If outputs or targets differ from those of the losses; the message lists both.
+            If outputs or targets have other names than the losses; the message lists both.
         """
         if set(step.targets) != set(self.losses):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""The values of an item: their shape, their weights, and their reduction to one number per item."""
+"""Shape and weights of the values of an item, and their reduction to one number per item."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def in_parts(collectives: Collectives) -> Iterator[None]:
     """Within this context, each model rank holds only its own part of the values of an item.
 
     :func:`over_values` then sums over the parts of all ranks; a loss that is a function of such
-    sums has the whole value on every rank, and the gradient of the rank's own values.
+    sums then has the same value on every rank, with the gradient of that rank's own values.
     """
     _parted.append(collectives)
     try:

@@ -1,4 +1,4 @@
-"""Networks by name: those of this package, or any class as ``package.module:Class``."""
+"""Build networks by name: those of this package, or any class as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def build(
     Raises
     ------
     UsageError
-        For an unknown name or argument, or sizes that do not fit.
+        If a name or an argument is unknown, or sizes do not fit.
     """
     kind = MODELS.find(name)
     data = _data(in_shape, outputs, ids, kinds)._replace(classes=classes, parts=dict(parts or {}))
@@ -152,7 +152,7 @@ _verdicts: dict[tuple[str, ...], bool] = {}
 def _tried(
     name: str, make: Callable[[], BuiltNetwork], data: Data, asked: Options, arguments: str
 ) -> bool:
-    """See :func:`.trial.check`; the verdict is reused, except for networks passed from Python."""
+    """Call :func:`.trial.check`; its result is reused, except for networks passed from Python."""
     key = (name, arguments, repr(data), repr(asked))
     if key not in _verdicts or name == given.NAME:
         _verdicts[key] = trial.check(name, make, data, asked.output)

@@ -21,7 +21,7 @@ tokens the same, 128 tokens 1.8 times as long.
 def attend(
     projections: Tensor, heads: int, mask: Tensor | None = None, tokens: Split | None = None
 ) -> Tensor:
-    """Multi-head attention: mean of the values, weighted by the match of their keys and a query.
+    """Multi-head attention: for each query, the mean of the values weighted by matching keys.
 
     Parameters
     ----------
@@ -31,10 +31,10 @@ def attend(
         Divides ``width``.
     mask
         Broadcastable to ``(N, heads, tokens, tokens)``: whether a token attends to another, or
-        numbers to add to the attention scores.
+        values to add to the attention scores.
     tokens
-        Split of the tokens over the ranks of space, if they are split: keys and values of all
-        tokens are then gathered, in one exchange in each direction.
+        Split of the tokens over the ranks of the spatial axis, if they are split: keys and values
+        of all tokens are then gathered, in one exchange in each direction.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     """Attention by its definition; torch's softmax sums in float32 for any input type.
 
     torch's fused kernel for CPUs has a backward pass that is 7 times slower than this in bfloat16
-    (torch 2.13, 65 tokens of 64 numbers: 22.8 against 3.2 ms including the forward pass; in float32
+    (torch 2.13, 65 tokens of 64 values: 22.8 against 3.2 ms including the forward pass; in float32
     it takes 6.4). This keeps ``(N, heads, tokens, tokens)`` weights in bfloat16, the kernel does
     not.
     """

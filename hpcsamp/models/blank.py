@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Unfilled(TorchFunctionMode):
-    """Skips initialisers: on the meta device there is nothing to fill.
+    """Mode that skips torch's initialisers, because tensors on the meta device have no values.
 
     On that device torch's own initialisers import its compiler, which takes longer than to build
     the network itself.

@@ -35,7 +35,7 @@ Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 
 
 class Data(NamedTuple):
-    """Requirements of the data on a network.
+    """What the data require of a network: shapes of inputs and numbers of outputs.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Data(NamedTuple):
         return self.outputs if self.classes is None else self.classes
 
     def batch(self, items: int, dtype: torch.dtype, device: torch.device | None) -> Tensor:
-        """Return a batch of inputs that are all 0: numbers of the given type, ids, and flags."""
+        """Return a batch of zeros: numeric inputs of the given dtype, ids, and flags."""
         types = {"ids": torch.int64, "flags": torch.bool}
 
         def zeros(shape: tuple[int, ...], kind: str) -> Tensor:
@@ -79,14 +79,14 @@ class Data(NamedTuple):
 
 
 class BuiltNetwork(NamedTuple):
-    """A network, and the argument that was set without being requested.
+    """A network, and the argument that was set to the number of outputs by guess.
 
     Attributes
     ----------
     network
         The module.
     guess
-        Name of the argument that was set to the number of outputs by guess; empty if there is none.
+        Name of this argument; empty if there is none.
     """
 
     network: nn.Module

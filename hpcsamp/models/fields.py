@@ -1,4 +1,4 @@
-"""Networks of fields on a latitude-longitude grid, in parts over model ranks."""
+"""Base class of networks for fields on a latitude-longitude grid, split over model ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpcsamp.layers import ModelAxis
 class FieldNetwork(nn.Module):
     """A network that maps fields to fields on the same grid, each model rank computing a part.
 
-    Fields are split over the ranks of channels, longitudes over the ranks of space.
+    Fields are split over the ranks of the channel axis, longitudes over those of the spatial axis.
 
     Attributes
     ----------

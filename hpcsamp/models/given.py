@@ -107,8 +107,10 @@ def given(in_shape: tuple[int, ...], outputs: int, of: str = "", layout: str = "
 
 
 def layout_of(module: nn.Module) -> str:
-    """Digest, as twelve hexadecimal digits, of the names and types of all layers, and the names and
-    shapes of all parameters and buffers.
+    """Return a digest (twelve hexadecimal digits) of a network's layout.
+
+    It covers the names and types of all layers, and the names and shapes of all parameters and
+    buffers.
     """
     lines = [f"{name} {type(part).__qualname__}" for name, part in module.named_modules()]
     for kind in (module.named_parameters(), module.named_buffers()):
@@ -140,7 +142,7 @@ def _name(network: Network) -> str:
 
 
 def _without_numbers(module: nn.Module) -> dict[int, Any]:
-    """Tensors on the meta device in place of a module's own, for :func:`copy.deepcopy`."""
+    """Return meta tensors in place of a module's own, as the memo of :func:`copy.deepcopy`."""
     memo: dict[int, Any] = {}
     for p in module.parameters():
         if not is_lazy(p):

@@ -14,7 +14,7 @@ from hpcsamp.spelling import suggest
 CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.LazyConv1d, nn.Conv2d: nn.LazyConv2d, nn.Conv3d: nn.LazyConv3d,
 }  # fmt: skip
-"""Classes of convolutions, and lazy ones, which take their input channels from the first batch."""
+"""Classes of convolutions; lazy ones take their number of input channels from the first batch."""
 
 
 def replace(network: nn.Module, name: str, outputs: int) -> str:

@@ -36,7 +36,7 @@ def check_input(x: Tensor, in_shape: tuple[int, ...], model: nn.Module) -> None:
     in_shape
         Shape of an item that the network was built for.
     model
-        The network; the batch must have the type of its parameters (unless autocast converts both).
+        The network; the batch must have the dtype of its parameters, unless autocast converts both.
 
     Raises
     ------

@@ -15,7 +15,9 @@ from hpcsamp.grid.parts import Flattened, Part
 from hpcsamp.layers import current
 
 FLOOR = 1e-5
-"""Smallest standard deviation of the noise, relative to the targets': residuals may vanish."""
+"""Smallest standard deviation of the noise relative to that of the targets.
+
+It keeps the noise above 0 if the residuals vanish."""
 
 
 class Wrapping(nn.Module):
@@ -123,7 +125,7 @@ class LearnedNoise(Wrapping):
 
     @property
     def output_part(self) -> Callable[[Sequence[int]], Part]:
-        """This rank's part of the outputs: means and log standard deviations of its values."""
+        """The part of the outputs on this rank: means and log standard deviations of its values."""
         network: Any = self.network
         of_network: Callable[[Sequence[int]], Part] = network.output_part
 

@@ -36,16 +36,16 @@ class Mixer(FieldNetwork):
         all                                                     1,062,379,947
 
     60,480 of them belong to layer norms and stay deterministic, so mean-field VI trains
-    2 * 1,062,319,467 + 60,480 = 2,124,699,414 numbers.
+    2 * 1,062,319,467 + 60,480 = 2,124,699,414 parameters.
 
     On M model ranks (:func:`hpcsamp.layers.along`) each rank holds 1/M of the parameters and a part
     of the fields and longitudes of an item, see :meth:`input_part` and :meth:`output_part`. M = 2
     splits the channels and fields, M = 4 also halves the longitudes. Shares of fields may be
     uneven; the numbers of channels and strips must be divisible.
 
-    On M ranks of channels, each with ``c = C / M`` channels, ``w`` hidden channels and ``o`` of the
-    output fields, a pass of N items, forward and backward, has ``15 b + 8`` exchanges for b blocks,
-    in which a rank sends the following amounts of numbers::
+    On M ranks of the channel axis, each with ``c = C / M`` channels, ``w`` hidden channels and
+    ``o`` of the output fields, a pass of N items, forward and backward, has ``15 b + 8`` exchanges
+    for b blocks, in which a rank sends the following numbers of values::
 
         strips to tokens     (M - 1) 2 N T c
         b token mixers       b (M - 1) (5 N T c + 2 T / M)
@@ -62,7 +62,7 @@ class Mixer(FieldNetwork):
     in_shape
         ``(fields, latitudes, longitudes)`` of an item.
     outputs
-        Numbers per item: fields of ``latitudes x longitudes``.
+        Number of output values per item: whole fields of ``latitudes x longitudes``.
     strip
         Number of longitudes of a token; divides that of the grid.
     width

@@ -36,7 +36,7 @@ class MLP(nn.Module):
     Raises
     ------
     ValueError
-        For an unknown activation, a width below 1, or a rate outside ``[0, 1)``.
+        If the activation is unknown, a width is below 1, or the rate is outside ``[0, 1)``.
     """
 
     def __init__(

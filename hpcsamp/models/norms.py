@@ -47,7 +47,7 @@ def to_groups(module: nn.Module) -> nn.Module:
 
 
 def groups_of(channels: int) -> int:
-    """Number of groups for a number of channels."""
+    """Return the number of groups for this number of channels."""
     return max(
         (
             g

@@ -62,7 +62,7 @@ class Options:
         Raises
         ------
         UsageError
-            For an option of the wrong type.
+            If an option has the wrong type.
         """
         known = free.accepted(kind)
         theirs = {

@@ -18,7 +18,7 @@ LISTED = 5
 """Largest number of names of each kind in a message."""
 
 WITHIN = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which programs store the weights in a file that holds more."""
+"""Keys under which programs store the weights in files that also hold other data."""
 
 
 def digest(path: Path) -> str:
@@ -156,7 +156,7 @@ def _is_whole(value: Tensor, part: Part) -> bool:
 
 
 def _apart(names: Collection[str], head: str | None) -> list[str]:
-    """The names that do not belong to the layer that may differ, sorted."""
+    """Return the sorted names, without those of the layer that may differ."""
     return sorted(n for n in names if head is None or not n.startswith(f"{head}."))
 
 

@@ -43,13 +43,13 @@ class Swin(FieldNetwork):
         all                                                103,543,449
 
     48,600 of them belong to layer norms and stay deterministic, as in torch_blue, so mean-field VI
-    trains 2 * 103,494,849 + 48,600 = 207,038,298 numbers. The paper's "over 200 million" therefore
-    counts means and standard deviations.
+    trains 2 * 103,494,849 + 48,600 = 207,038,298 parameters. The paper's "over 200 million"
+    therefore counts means and standard deviations.
 
     On M model ranks (:func:`hpcsamp.layers.along`) each rank holds 1/M of the parameters and of the
-    activations: its heads, hidden units, channels and fields along the ranks of channels, and its
-    longitudes, in whole windows of both grids, along those of space. M = 4 halves both; any other M
-    splits the heads, if their number is divisible, else the longitudes into as few parts as
+    activations: its heads, hidden units, channels and fields along the channel axis, and its
+    longitudes, in whole windows of both grids, along the spatial axis. M = 4 halves both; any other
+    M splits the heads, if their number is divisible, else the longitudes into as few parts as
     possible. See :meth:`input_part` and :meth:`output_part`; shares of fields may be uneven.
 
     Source: the paper, section 5.4; Liu et al. 2021 (shifted windows); Bi et al. 2023 and To et al.
@@ -60,7 +60,7 @@ class Swin(FieldNetwork):
     in_shape
         ``(channels, latitudes, longitudes)`` of an item.
     outputs
-        Numbers per item: fields of ``latitudes x longitudes``.
+        Number of output values per item: whole fields of ``latitudes x longitudes``.
     patch
         Side of a patch, which divides the longitudes. Latitudes are padded with zeros to whole
         patches.
@@ -204,7 +204,7 @@ def _columns(longitudes: int, patch: int, window: tuple[int, int]) -> int:
 def _grids(
     latitudes: int, columns: int, patch: int, window: tuple[int, int], parts: int
 ) -> tuple[WindowGrid, WindowGrid]:
-    """The grids of tokens at the first and at half resolution, split over ranks of space."""
+    """The grids of tokens at the first and at half resolution, split over the spatial axis."""
     real = -(-latitudes // patch)
     rows = -(-real // (2 * window[0])) * 2 * window[0]
     return (

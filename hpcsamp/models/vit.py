@@ -32,7 +32,7 @@ class ViT(parted.Layer):
         all                                                    2,693,578
 
     4,992 of them belong to layer norms and stay deterministic under mean-field VI, as in
-    torch_blue; it trains 2 * 2,688,586 + 4,992 = 5,382,164 numbers.
+    torch_blue; it trains 2 * 2,688,586 + 4,992 = 5,382,164 parameters.
 
     Initial values are drawn from Kaiming's uniform distribution (the default of torch and
     torch_blue for linear layers and convolutions); they are the means of a mean-field posterior.
@@ -40,11 +40,11 @@ class ViT(parted.Layer):
     ``method.scale_std = true``.
 
     On M model ranks (:func:`hpcsamp.layers.along`) each rank holds 1/M of the parameters and of the
-    activations: its heads, hidden units and channels along the ranks of channels, and its rows of
-    patches along those of space, the first of which also has the class token. M = 4 halves heads
+    activations: its heads, hidden units and channels along the channel axis, and its rows of
+    patches along the spatial axis, whose first rank also has the class token. M = 4 halves heads
     and rows; any other M splits the heads, if their number is divisible, else the rows into as few
-    parts as possible. Of an image a rank holds its rows, with all channels and columns; of the
-    outputs nearly 1/M.
+    parts as possible. A rank holds its rows of an image, with all channels and columns, and nearly
+    1/M of the outputs.
 
     Source: Dosovitskiy et al. 2021.
 
@@ -141,7 +141,7 @@ class ViT(parted.Layer):
         return y
 
     def _first(self, tokens: Tensor) -> Tensor:
-        """Return ``(B, own channels)`` of the class token, on all ranks of space."""
+        """Return the class token, ``(B, own channels)``, on all ranks of the spatial axis."""
         over = self._split.over
         if over.size == 1:
             return tokens[:, 0]
@@ -173,7 +173,7 @@ class ViT(parted.Layer):
 
 
 def _tokens(lines: int, each: int, space: parted.Group) -> tuple[parted.Split, Interval]:
-    """Split of class token and patches over the ranks of space, and this rank's interval."""
+    """Split of class token and patches over the spatial axis, and this rank's interval."""
     ends = [(a and 1 + a * each, 1 + b * each) for a, b in bounds(lines, space.size)]
     return parted.Split(space, tuple(b - a for a, b in ends)), ends[space.rank]
 
@@ -190,7 +190,7 @@ class EncoderLayer(nn.Module):
     dropout
         Dropout rate.
     tokens
-        Split of the tokens over the ranks of space.
+        Split of the tokens over the ranks of the spatial axis.
     place
         The part of the tokens and channels that this rank holds.
     name

@@ -5,8 +5,8 @@ directions. The roll wraps around: in longitude, so does the Earth, and nothing 
 poles it does not, so a mask keeps tokens of the first and last rows apart. Padding rows
 after the last latitude (the grid is padded to whole windows) only attend to each other.
 
-Over model ranks (:func:`hpcsamp.layers.along`) columns are split over the ranks of space, in whole
-windows, and heads, channels and hidden units over those of channels. A shifted block exchanges half
+Over model ranks (:func:`hpcsamp.layers.along`) columns are split over the spatial axis, in whole
+windows, and heads, channels and hidden units over the channel axis. A shifted block exchanges half
 a window of columns with the neighbours to the west and to the east.
 """
 
@@ -59,8 +59,8 @@ class WindowGrid(nn.Module):
     window
         Rows and columns of a window.
     parts
-        Number of ranks of space that the columns are split over, in whole windows. The masks are
-        still those of the whole grid, because buffers belong to the state of a run.
+        Number of ranks of the spatial axis, over which columns are split in whole windows. The
+        masks are still those of the whole grid, because buffers belong to the state of a run.
     """
 
     plain: Tensor | None
@@ -200,7 +200,7 @@ class Block(layers.Layer):
         return layers.rolled(torch.roll(x, rows, 1), -2, columns, over)
 
     def _mask(self, count: int, dtype: torch.dtype) -> Tensor | None:
-        """Mask for the attention of ``count`` windows: boolean, or numbers to add."""
+        """Mask for the attention of ``count`` windows: boolean, or values to add to the scores."""
         mask = self._grid[0].mask(self.shifted)
         if mask is not None and count > len(mask):
             mask = mask.repeat(count // len(mask), 1, 1, 1)
