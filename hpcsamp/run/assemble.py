@@ -68,7 +68,7 @@ class Run:
     notes
         Lines about decisions that were made automatically for this network.
     axis
-        Model ranks that hold the network in parts.
+        Model ranks over which the network is split; a single rank if it is not.
 
     Raises
     ------
@@ -152,7 +152,7 @@ class Run:
             self.axis.free()
 
     def _spread(self, axis: ModelAxis) -> None:
-        """Divide items over the model ranks, see :func:`.item_parts.spread`. Collective."""
+        """Split items across the model ranks, see :func:`.item_parts.spread`. Collective."""
         if axis.size > 1:
             groups = bool(self.config.optimizer.groups)
             spread(self.method, self.data_loss, self.shapes, axis, groups)
@@ -162,7 +162,7 @@ class Run:
     def blank(
         cls, config: RunConfig, shapes: DataShapes, ranks: int = 1, axis: ModelAxis = ALONE
     ) -> Run:
-        """Build the largest part of a run on one of ``ranks`` ranks, without values.
+        """Build a blank run: the largest part that one of ``ranks`` ranks holds, without values.
 
         Parameters
         ----------
@@ -192,7 +192,7 @@ class Run:
 
 def in_turn(topology: Topology) -> AbstractContextManager[None]:
     """Return the context in which :meth:`Run.of` builds a run: first on one rank of a node, which
-    downloads missing files; on all ranks at once if they create a network in parts together.
+    downloads missing files; on all ranks at once if they create a model-parallel network together.
     """
     return one_first(topology.node_comm) if topology.model_size == 1 else nullcontext()
 

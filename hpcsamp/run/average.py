@@ -75,8 +75,9 @@ class Average:
                 torch._foreach_copy_(tensors, weights)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Load the average from a state of the method. This overwrites the method's weights, so
-        load them afterwards.
+        """Load the average from a state of the method.
+
+        This overwrites the method's weights, so load them afterwards.
         """
         self.method.load_state_dict(state)
         for average, tensor in zip(self._averages, self._tensors(), strict=True):

@@ -24,7 +24,7 @@ PIECE = 4096
 
 
 def balance(config: RunConfig, comm: MPI.Comm) -> RunConfig:
-    """Replace ``task.class_weights = "balanced"`` in a configuration by numbers. Collective.
+    """Replace ``task.class_weights = "balanced"`` in a configuration by factors. Collective.
 
     Rank 0 reads the labels of the training set.
 

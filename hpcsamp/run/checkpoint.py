@@ -2,8 +2,8 @@
 
 ``checkpoints/step-00000100.pt`` holds the parameters, the optimiser, the schedule, the progress of
 the run, its configuration and the uid of the dataset. All random draws are identified by counters
-(law 1), so no state of a generator has to be saved, and a run can be resumed on another number of
-ranks.
+(design law 1), so no state of a generator has to be saved, and a run can be resumed on another
+number of ranks.
 
 Each rank that holds a part of the state writes one file (:mod:`hpcsamp.run.taken`): the first file,
 and for each other rank a file such as ``step-00000100.pt.1f2e3d4c.3``, whose name contains a random
@@ -97,7 +97,7 @@ def check_config(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -
     Raises
     ------
     CheckpointError
-        Naming the first key that differs, with both values.
+        If a key differs; the message contains the first one, with both values.
     """
     before, after = flatten(saved), flatten(now)
     for name in sorted(before.keys() | after.keys()):
@@ -116,7 +116,7 @@ def check_run(path: Path, saved: Mapping[str, Any], run: str) -> None:
     Raises
     ------
     CheckpointError
-        Naming both runs or steps.
+        If the run or the step differs; the message contains both.
     """
     if saved.get("run", run) != run:
         raise CheckpointError(

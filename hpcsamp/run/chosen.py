@@ -1,7 +1,7 @@
-"""Store how samples are evaluated in checkpoints, so that a resumed run is equal to the last bit.
+"""Keep the choice of how samples are evaluated, so that resumed runs are equal to the last bit.
 
-The choice depends on timings. It is reused with the same number of ranks per sample group on the
-same kind of device; elsewhere another choice may be faster, so it is measured again.
+The method chooses it by timings. The choice is reused with the same number of ranks per sample
+group on the same kind of device; elsewhere another choice may be faster, so it is measured again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from hpcsamp.methods import Method
 
 
 def kept(method: Method, topology: Topology) -> dict[str, Any]:
-    """The choice of a method, and the kind of place where it was measured."""
+    """Return how a method evaluates samples, and the device and ranks for which it was chosen."""
     return {**method.choice(), "on": _place(topology)}
 
 
 def take(content: Mapping[str, Any], method: Method, topology: Topology) -> None:
-    """Apply the choice in a checkpoint to a method, if it was measured in a place of this kind."""
+    """Reuse the choice in a checkpoint if it was measured on such a device and number of ranks."""
     passes = content.get("passes", {})
     if passes.get("on") == _place(topology):
         method.take_choice(passes)

@@ -27,7 +27,7 @@ BLOCK = 1 << 21
 
 @dataclass(frozen=True)
 class Contribution:
-    """Contribution of this rank to the digest of a tensor.
+    """The part of a tensor that this rank contributes to its digest.
 
     Attributes
     ----------

@@ -30,7 +30,7 @@ def check_values(config: RunConfig, comm: MPI.Comm) -> None:
     Raises
     ------
     DataError
-        Naming the first invalid value; the same on every rank.
+        If a value is invalid; the message contains the first one and is the same on every rank.
     """
     with together(comm):
         if comm.Get_rank() or not (config.task.kind or config.task.arguments):

@@ -22,8 +22,8 @@ def check_replicas(method: Method, topology: Topology) -> None:
     Raises
     ------
     DivergedError
-        Naming the first rank that differs, the rank it was compared with, and the tensor; on all
-        ranks.
+        If replicas differ; on all ranks. The message contains the first rank that differs, the rank
+        it was compared with, and the tensor.
     """
     held = method.held() | method.extra_as_tensors()
     own = hashlib.sha256()

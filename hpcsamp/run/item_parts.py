@@ -17,7 +17,7 @@ from hpcsamp.run.shapes import DataShapes
 def spread(
     method: Method, loss: DataLoss, shapes: DataShapes, axis: ModelAxis, groups: bool
 ) -> None:
-    """Configure a method and a loss for parts of items. Collective over the model axis.
+    """Configure a method and a loss for split items. Collective over the model axis.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def spread(
     Raises
     ------
     UsageError
-        If network, method or optimiser do not support parts.
+        If network, method or optimiser do not support split items.
     """
     network = method.networks[0]
     asked = f"parallel.model = {axis.size}"
@@ -73,8 +73,8 @@ def spread(
 def _check_groups(method: Method, axis: ModelAxis) -> None:
     """Refuse groups of parameters if a model rank holds no value of a parameter. Collective.
 
-    The groups beside it would be merged on this rank only, and the states of the optimisers would
-    not match.
+    Without it, neighbouring groups would be merged on this rank only, and the states of the
+    optimisers would not match between ranks.
     """
     own = next((name for name, x in method.named_variational() if not x.numel()), None)
     for rank, name in enumerate(axis.comm.allgather(own)):

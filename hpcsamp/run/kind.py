@@ -62,7 +62,7 @@ def with_kind(config: RunConfig, targets: Targets) -> RunConfig:
 
 
 def _outputs(given: Any, targets: Targets) -> dict[str, Any]:
-    """Tables of all targets in the order of the dataset, each with a kind and a weight."""
+    """Return the tables of all targets in the dataset's order, each with a kind and a weight."""
     if not isinstance(given, dict):
         raise UsageError(f"task.outputs = {given!r}: must be tables [task.outputs.NAME]")
     for name, of in given.items():

@@ -1,7 +1,7 @@
-"""Store Laplace posteriors in the run folder, and put them in the place of a restored method.
+"""Store Laplace posteriors in the run folder, and use them in place of a restored method.
 
-``laplace.json`` contains one by the step of the checkpoint for which it was fitted, with the hash
-of its parameters. The method of the run and its checkpoints stay unchanged.
+``laplace.json`` contains a posterior for each step of a checkpoint to which one was fitted, with
+the hash of its parameters. The method of the run and its checkpoints stay unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hpcsamp.run.folder import RunFolder
 
 NAME = "laplace.json"
 SCHEMA = 1
-"""Version of the form of an entry."""
+"""Format version of an entry."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def point_network(run: Run, topology: Topology) -> nn.Module:
     Raises
     ------
     UsageError
-        If the method has no single set of weights, or they are in parts on model ranks.
+        If the method has no single set of weights, or they are split over model ranks.
     """
     method, name = run.method, run.config.method.name
     if topology.model_size > 1:

@@ -26,7 +26,7 @@ def check(path: Path, saved: Mapping[str, Any], now: str) -> None:
     Raises
     ------
     CheckpointError
-        Naming both forms.
+        If the forms differ; the message contains both.
     """
     before = saved.get("noise", now)
     if before != now:

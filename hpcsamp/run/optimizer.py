@@ -78,8 +78,8 @@ def optimizer(config: RunConfig, method: Method, parts: Updates) -> torch.optim.
     Raises
     ------
     UsageError
-        For an unknown name or argument, an optimiser that does not suit the method, or
-        ``optimizer.sharded`` with an optimiser that does not support it.
+        If a name or an argument is unknown, the optimiser does not suit the method, or
+        ``optimizer.sharded`` is set for an optimiser that does not support it.
     """
     c = config.optimizer
     own = method.optimizers

@@ -2,7 +2,7 @@
 
 The state consists of that of the method and that of its optimiser. Model ranks hold parts of a
 network, sample ranks hold rows of members or shards (:mod:`hpcsamp.grid.placement`), and the
-remaining ranks hold copies; a checkpoint stores each number once.
+remaining ranks hold copies; a checkpoint stores each value once.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class StatePlace:
     Attributes
     ----------
     runs
-        Positions in the whole tensor of the numbers that this rank holds.
+        Positions in the whole tensor of the values that this rank holds.
     copy, copies
-        Index of this rank among the ranks with the same numbers, and their number.
+        Index of this rank among the ranks that hold the same values, and their number.
     """
 
     runs: Runs
@@ -134,7 +134,7 @@ class Places:
         return _Of(self.updates.placement, _some(self._pieces.get(name), columns), whole)
 
     def _everything(self, key: Key, whole: tuple[int, ...], of: _Of) -> Runs:
-        """Positions of the numbers that belong to this rank's model part."""
+        """Positions of the values that belong to this rank's model part."""
         if of.pieces is None:
             return Runs.whole(whole)
         runs, shape = _runs_of(of.pieces)

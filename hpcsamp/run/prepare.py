@@ -30,7 +30,7 @@ FROM_DATA = "data"
 
 
 def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
-    """Return a configuration whose dataset exists and whose latitudes are numbers. Collective.
+    """Return a configuration whose dataset exists and whose latitudes are in degrees. Collective.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
     Returns
     -------
     RunConfig
-        With the folder in ``data.path``, without ``data.synthetic``, and with numbers for
-        ``loss.latitudes = "data"``.
+        With the folder in ``data.path``, without ``data.synthetic``, and with degrees in
+        place of ``loss.latitudes = "data"``.
 
     Raises
     ------

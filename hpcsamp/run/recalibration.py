@@ -1,8 +1,9 @@
 """Store recalibrations in the run folder.
 
-``recalibration.json`` contains them by the step of the checkpoint for which they were fitted, with
-the hash of its parameters and of the calibration set. They are used only for predictions with the
-same parameters and the same number of samples: coverage holds for one predictive distribution.
+``recalibration.json`` contains a recalibration for each step of a checkpoint to which one was
+fitted, with the hashes of its parameters and of the calibration set. They are used only for
+predictions with the same parameters and the same number of samples: coverage holds for one
+predictive distribution.
 """
 
 from __future__ import annotations

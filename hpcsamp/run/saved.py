@@ -1,6 +1,6 @@
 """Read checkpoints: each rank reads the values that it needs, on any grid.
 
-The first file contains all small values and an index of the numbers in all files (``places``);
+The first file contains all small values and an index of the values in all files (``places``);
 further files contain the pieces of other ranks. Everything that is read is compared with its
 checksums, record by record.
 """
@@ -112,7 +112,7 @@ class Saved:
         return {name: self.state(name) for name in self._states}
 
     def check(self, ranks: Iterable[int]) -> None:
-        """Verify all checksums of the files of some ranks.
+        """Verify all checksums of the files of the given ranks.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class _File:
         self._numbers = sorted(
             (places[i].start, i) for i, n in enumerate(names) if _holds_numbers(n) and places[i]
         )
-        # the whole file is mapped into memory; the first record of numbers locates all of them
+        # the whole file is mapped into memory; the first record of values locates all of them
         first = min((_address(x) for x in _tensors(self.content)), default=0)
         self._base = first - self._numbers[0][0] if self._numbers else 0
 

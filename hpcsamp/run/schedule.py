@@ -37,7 +37,7 @@ class Schedule:
     Raises
     ------
     UsageError
-        For an unknown name or argument, or an optimiser with its own schedule.
+        If a name or an argument is unknown, or the optimiser has its own schedule.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class DataShapes:
         )
 
     def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Create inputs of ``items`` items, all 0: numbers of type ``dtype``, ids and flags."""
+        """Create zeros as inputs of ``items`` items: numbers of type ``dtype``, ids and flags."""
         return Data(self.x, 0, self.ids, self.kinds).batch(items, dtype, device)
 
     def batch_bytes(self, number: int) -> int:

@@ -1,7 +1,7 @@
 """Select and copy the part of a run's state that a rank writes to a checkpoint.
 
-Ranks with the same numbers share the writing of large tensors; small ones are written by the first
-of them, so that a small run has one file.
+Ranks that hold the same values share the writing of large tensors; the first of these ranks writes
+small tensors, so that a small run has one file.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Taken:
     Attributes
     ----------
     tables
-        The states by name, with this rank's numbers in place of whole tensors.
+        The states by name, with this rank's values in place of whole tensors.
     pieces
-        These numbers by key: flat, except for tensors that are whole.
+        These values by key: flat, except for tensors that are whole.
     runs
         Their positions in the whole tensors.
     lists
@@ -62,7 +62,7 @@ class Taken:
         name
             ``"method"``, ``"optimizer"`` or ``"average"``.
         passing
-            Whether its tensors may change during the writing, so that they must be copied.
+            Whether its tensors may change while they are being written, and so must be copied.
         """
         self.tables[name] = self._take((name,), state, passing)
 

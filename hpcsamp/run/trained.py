@@ -78,7 +78,7 @@ class Trained:
             raise DataError(f"{folder.path / NAME} cannot be used: {type(e).__name__}") from e
 
     def title(self, target: str) -> str:
-        """Name of a target in texts: its column, if it is a single column of a table."""
+        """Name of a target for messages: its column, if it is a single column of a table."""
         names = self.manifest.arrays[target].names
         return names[0] if len(names) == 1 else target
 
@@ -97,7 +97,7 @@ class Trained:
         )
 
     def items(self, count: int) -> Dataset:
-        """A split of ``count`` items that are not in any file."""
+        """Make a split of ``count`` items without files."""
         manifest = self.manifest.model_copy(update={"shards": [], "splits": {"items": count}})
         return Dataset(self.path, "items", manifest)
 

@@ -144,7 +144,7 @@ def usual(path: str | Path, model: Sequence[str] = (), named: str = "") -> str:
 
 
 def input_shape(manifest: Manifest) -> tuple[int, ...] | None:
-    """Shape of an item if there is one input of numbers; None otherwise."""
+    """Shape of an item if there is one numeric input; None otherwise."""
     plain = manifest.inputs == "numbers" or manifest.inputs == {"x": "numbers"}
     return tuple(manifest.arrays["x"].shape) if plain else None
 
@@ -196,7 +196,7 @@ def few_items(path: str | Path) -> list[str]:
 
 
 def fields_of(manifest: Manifest) -> int | None:
-    """Number of fields or classes of targets on the grid of the inputs; None for other targets."""
+    """Number of fields or classes of targets on the same grid as the inputs; else None."""
     shape = input_shape(manifest)
     if manifest.targets or shape is None or len(shape) != 3:
         return None
@@ -207,7 +207,7 @@ def fields_of(manifest: Manifest) -> int | None:
 
 
 def _few(shape: Sequence[int]) -> bool:
-    """Whether an item is a few numbers, such as a row of a table."""
+    """Whether an item has few values, like a row of a table."""
     return len(shape) < 3 and math.prod(shape) <= NUMBERS
 
 

@@ -1,7 +1,7 @@
 """Store the noise width that is estimated after training in the run folder.
 
-``noise.json`` contains it by the step of the checkpoint for which it was estimated and by the name
-of the target (``y`` if there is only one). Each target has one width per checkpoint, whatever the
+``noise.json`` contains the width for each step of a checkpoint and each target (``y`` if there is
+only one). Each target has one width per checkpoint, whatever the
 number of samples of a later evaluation, so predictions need no dataset.
 """
 

@@ -47,7 +47,7 @@ class Writing:
     path
         Path of its first file.
     taken
-        Numbers that this rank writes.
+        Values that this rank writes.
     content
         On rank 0, everything else.
     world

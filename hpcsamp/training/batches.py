@@ -71,7 +71,7 @@ class TrainingFeed:
             yield batch
 
     def augmented(self, epoch: int, batch: Batch) -> tuple[Tensor, bool, Any]:
-        """Inputs, whether they have a sample axis, and the map of outputs back to the targets."""
+        """Return inputs, whether they have a sample axis, and the map of outputs to targets."""
         if self._augmentation is None:
             return inputs_of(batch.x), False, None
         stacked, own = self.run.config.augment.share != "all", self.run.own

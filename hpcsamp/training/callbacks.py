@@ -32,7 +32,7 @@ class Moment:
     folder
         Folder of the run; only rank 0 should write to it.
     rank
-        Number of this rank.
+        Index of this rank.
     steps, steps_per_epoch
         Total number of steps of the run, and steps per epoch.
     step, epoch
@@ -85,7 +85,7 @@ class Callback:
 
     Subclasses override the methods that they need. An exception on one rank ends the run on all of
     them with one line. The methods must not communicate between ranks. ``after_step`` costs two
-    exchanges of a number per step; the others are called less often.
+    exchanges of one value per step; the others are called less often.
     """
 
     def begin(self, at: Moment) -> None:
@@ -98,8 +98,9 @@ class Callback:
         """Called once after each evaluation of the ``valid`` split."""
 
     def end(self, at: Moment) -> None:
-        """Called after the last step, before ``summary.json`` is written; not if the run was
-        interrupted and will be resumed.
+        """Called after the last step, before ``summary.json`` is written.
+
+        It is not called if the run was interrupted and will be resumed.
         """
 
     def state_dict(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def fit(
         seed; or the name of a network for ``model.name`` (None: that of ``config``). An ensemble
         needs a function, which creates each member.
     data
-        ``(x, y)`` as arrays, tensors or tables of numbers, with items on the first axis;
+        ``(x, y)`` as arrays, tensors or numeric tables, with items on the first axis;
         ``((x, y), (x_valid, y_valid))``; a dictionary of ``x``, ``y``, ``x_valid``, ``y_valid``,
         ...; a torch ``Dataset`` of ``(x, y)``; a dataset folder; or a source that
         :func:`~hpcsamp.ingest.named.from_named` made. Several inputs are a dictionary of arrays by
@@ -122,7 +122,8 @@ def fit(
     Raises
     ------
     UsageError, DataError
-        If arguments do not fit together, naming the argument; the same on every rank.
+        If arguments do not fit together; the message contains the argument and is the same on every
+        rank.
     PreemptedError
         If the run was interrupted (Ctrl-C, or the stop button of a notebook). A checkpoint was
         written then, from which ``fit(..., output=output, resume=True)`` resumes.

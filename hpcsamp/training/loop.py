@@ -187,7 +187,7 @@ class Trainer:
                 self.keeper.give_up()
 
     def _free(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Free shared memory, which is collective; skipped after a failure of some ranks."""
+        """Free shared memory, which is collective; skipped if some ranks have failed."""
         if kind is None:
             self.assembled.free()
 

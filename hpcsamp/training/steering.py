@@ -18,7 +18,7 @@ def callbacks_of(config: RunConfig) -> list[Callback]:
     Raises
     ------
     UsageError
-        For a class that is not a callback, or wrong arguments.
+        If a class is not a callback, or its arguments are wrong.
     """
     c = config.training
     found: list[Callback] = [] if c.patience is None else [Patience(c.patience, c.min_delta)]
@@ -37,7 +37,7 @@ def check_watched(config: RunConfig, schedule: Schedule, dataset: Dataset) -> No
     Raises
     ------
     UsageError
-        Naming the key that needs a ``valid`` split, and the existing splits.
+        If there is none; the message contains the key that needs it and the existing splits.
     """
     needs = {
         f"training.patience = {config.training.patience}": config.training.patience is not None,

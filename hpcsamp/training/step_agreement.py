@@ -48,13 +48,14 @@ class Agreement:
         when
             Description of the step for messages, e.g. ``step 12 (epoch 1)``.
         samples
-            ``(sample, numbers)`` of this rank; only read if the loss is not finite, to find the
+            ``(sample, outputs)`` of this rank; only read if the loss is not finite, to find the
             sample.
 
         Raises
         ------
         DivergedError
-            If the loss of any rank is not finite, naming step, rank and sample; on all ranks.
+            On all ranks, if the loss of any rank is not finite; the message contains step, rank and
+            sample.
         """
         with here.waiting(Doing.AGREEMENT):
             self._request.Wait()
