@@ -28,11 +28,11 @@ class Batch:
     Attributes
     ----------
     x
-        Inputs, shape ``(B, *x_shape)``, on the rank's device: numbers, int64 ids, or flags (bool).
-        A dictionary by name if there are several inputs.
+        Inputs, shape ``(B, *x_shape)``, on the rank's device: numeric values, int64 ids, or flags
+        (bool). A dictionary by name if there are several inputs.
     y
-        Targets, shape ``(B, *y_shape)``: int64 labels or numbers. A dictionary by name if there are
-        several targets. A missing value is NaN, or the number that marks a missing label.
+        Targets, shape ``(B, *y_shape)``: int64 labels or numeric values. A dictionary by name if
+        there are several targets. A missing value is NaN, or the number that marks a missing label.
     index
         Positions in the split, int64 array of shape ``(B,)``.
     weight
@@ -81,7 +81,7 @@ class Converter:
     device, dtype
         Device and dtype of the tensors; labels and ids are int64.
     normalize
-        Whether to standardise numbers.
+        Whether to standardise numeric arrays.
     parts
         The parts of the items that the raw arrays hold; default: whole items.
     """
@@ -105,7 +105,9 @@ class Converter:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def _scale(self, array: str) -> _Scale:
-        """Mean and 1/std of each channel, shaped to broadcast over items; a constant becomes 0."""
+        """Mean and 1/std of each channel, which broadcast over items.
+
+        A constant channel is standardised to 0."""
         stats, spec = self.dataset.manifest.stats[array], self.dataset.manifest.arrays[array]
         mean, std = np.asarray(stats.mean), np.asarray(stats.std)
         std = np.where(std > 0, std, 1.0)
@@ -206,7 +208,7 @@ class Converter:
 
 
 class _Scale(NamedTuple):
-    """Mean and factor of an array's standardisation, which is computed in their dtype."""
+    """Mean and factor that standardise an array; the computation uses their dtype."""
 
     mean: torch.Tensor
     factor: torch.Tensor

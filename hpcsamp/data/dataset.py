@@ -143,7 +143,7 @@ class Dataset:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, or ``None`` if targets are numbers."""
+        """Number of classes, or ``None`` for numeric targets."""
         return self.manifest.classes
 
     @property

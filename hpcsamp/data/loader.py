@@ -61,7 +61,7 @@ class Loader:
         Whether to subtract the mean over train and divide by the standard deviation: for inputs
         that are numbers, and for targets if the dataset requests it (``manifest.normalize_y``).
     dtype
-        Data type of numbers; labels and ids are int64, flags bool.
+        Data type of numeric arrays; labels and ids are int64, flags bool.
     slots
         Batches in the ring, if shared memory has room for them.
     part

@@ -61,7 +61,7 @@ class ArraySpec(ManifestPart):
     Attributes
     ----------
     shape
-        Shape of one item; ``[]`` for a number.
+        Shape of one item; ``[]`` if it is a single value.
     dtype
         NumPy name of a little-endian type, e.g. ``"<f4"``.
     items_per_chunk, rows_per_chunk
@@ -111,7 +111,7 @@ class ArraySpec(ManifestPart):
     def in_slabs(
         self, slab: Sequence[int] | None = None, chunk_bytes: int = CHUNK_BYTES
     ) -> ArraySpec:
-        """The same array with chunks that are slabs, of a given shape or of one chosen for it.
+        """Return the same array stored in slabs, of the given shape or of a suitable one.
 
         An array whose items fit into one chunk is returned unchanged.
         """
@@ -251,7 +251,8 @@ class Manifest(ManifestPart):
     task
         The kind of task for which the dataset was made, see :mod:`hpcsamp.tasks`.
     classes
-        Number of classes if ``y`` holds labels ``0 .. classes - 1``; ``None`` for numbers.
+        Number of classes if ``y`` holds labels ``0 .. classes - 1``; ``None`` for
+        numeric targets.
     class_names
         Names of the classes, in the order of the labels; ``None`` if they have no names.
     inputs
@@ -265,13 +266,13 @@ class Manifest(ManifestPart):
         Descriptions of several targets by name; then there is no ``y``, and ``task`` is
         ``"several"``.
     arrays
-        ``x`` and ``y``, or inputs and targets by name; optionally ``weight``, a number per item.
+        ``x`` and ``y``, or inputs and targets by name; optionally ``weight``, one value per item.
     splits
         Number of items of each split.
     coords
         Names and units of the coordinates in the shards.
     meaning
-        Meaning of the numbers of each array beyond shape and coordinates, such as the lead time of
+        Meaning of the values of each array beyond shape and coordinates, such as the lead time of
         a forecast. Datasets with different meanings are not interchangeable.
     source, licence, transforms
         Origin of the data and the transforms applied to it, in order.
@@ -301,7 +302,7 @@ class Manifest(ManifestPart):
 
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
-        """Check that counts, the order of shards and numbers of chunks are consistent."""
+        """Check that item counts, shard order and chunk counts are consistent."""
         if self.schema_version not in SCHEMAS:
             raise ValueError(
                 f"the schema version is {self.schema_version}, this hpcsamp reads "

@@ -28,7 +28,7 @@ STREAMS = 16
 
 
 KEPT = 128
-"""Number of steps that are cached for a prefetch thread and its consumer, which need the same."""
+"""Number of cached steps; the prefetch thread and the main thread need the same ones."""
 
 
 def stream_count(batch: int) -> int:

@@ -159,7 +159,7 @@ class SharedArrays:
     classes: tuple[int, ...]
 
     def color(self, topology: Topology) -> int:
-        """A number that all ranks which share a batch of these arrays have in common."""
+        """Number that is the same on all ranks that share a batch of these arrays."""
         model = topology.axis("model")
         return topology.data_rank * model.size + self.classes[model.rank]
 

@@ -55,7 +55,7 @@ class EpochReading:
     Attributes
     ----------
     number
-        Number of the job; ranks compare it to check that they are at the same job.
+        Number of the job, which ranks compare to check that they work on the same one.
     epoch, start
         Epoch and first step.
     first, last
@@ -280,7 +280,7 @@ class Prefetcher:
         return error
 
     def _lowest(self, number: int, ranks: range) -> HpcsampError | None:
-        """The error of the lowest of some ranks that has an error; None if there is no error."""
+        """The error of the lowest of the given ranks that has one; None if there is no error."""
         faults = (self.ring.fault(number, rank) for rank in ranks)
         return next((rebuilt(*f) for f in faults if f is not None), None)
 

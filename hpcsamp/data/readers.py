@@ -93,7 +93,7 @@ class Reader(ABC):
     name
         Value of ``data.reader`` in the configuration.
     collective
-        Whether all ranks of the group must take part in every call; then they also call
+        Whether every call is collective over the group; its ranks then also call
         :meth:`agree`.
     """
 

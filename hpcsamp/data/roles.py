@@ -49,7 +49,8 @@ class Target(ManifestPart):
     task
         The kind of task.
     classes, class_names
-        Number and names of the classes of labels ``0 .. classes - 1``; ``None`` for numbers.
+        Number and names of the classes of labels ``0 .. classes - 1``; ``None`` for
+        numeric targets.
     normalize
         Whether the target is standardised for training.
     missing
@@ -89,7 +90,7 @@ def targets_of(data: Described) -> dict[str, Target]:
 
 
 def counted(data: Described) -> list[str]:
-    """Names of the arrays of numbers, for which statistics are computed."""
+    """Names of the numeric arrays, for which statistics are computed."""
     numbers = [name for name, kind in kinds_of(data).items() if kind == "numbers"]
     values = [name for name, target in targets_of(data).items() if target.classes is None]
     return numbers + values + [WEIGHT] * (WEIGHT in data.arrays)

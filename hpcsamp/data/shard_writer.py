@@ -103,7 +103,7 @@ def write_shard(
     coords
         Coordinates by name.
     class_names
-        Names of the classes, by array of labels.
+        Names of the classes of each array of labels.
 
     Returns
     -------

@@ -73,7 +73,7 @@ class Sink:
         return self._at
 
     def write(self, data: Any) -> int:
-        """Write at the position; after an error the data are dropped."""
+        """Write at the current position; after a write error, data are dropped without an error."""
         raw = memoryview(data).cast("B")
         done = 0
         while self._error is None and done < len(raw):
@@ -86,13 +86,13 @@ class Sink:
         return len(raw)
 
     def read(self, size: int = -1) -> bytes:
-        """Read bytes from the position."""
+        """Read bytes from the current position."""
         out = bytearray(max(0, self._end - self._at) if size < 0 else size)
         self.readinto(out)
         return bytes(out)
 
     def readinto(self, data: Any) -> int:
-        """Read into a buffer from the position; bytes that were never written are zero."""
+        """Read into a buffer from the current position; bytes never written are zero."""
         out = memoryview(data).cast("B")
         out[:] = bytes(len(out))
         got = os.preadv(self._file.fileno(), [out], self._at)

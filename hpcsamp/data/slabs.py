@@ -14,7 +14,7 @@ from itertools import product
 Box = tuple[tuple[int, int], ...]
 
 SPLITS = (2, 3, 4)
-"""Numbers of model ranks whose parts should consist of whole slabs, if the axis length allows it.
+"""Model-rank counts for which parts should consist of whole slabs, if the axis length allows it.
 """
 
 
@@ -58,7 +58,7 @@ def slab_box(shape: Sequence[int], slab: Sequence[int], number: int) -> Box:
 
 
 def overlapping(shape: Sequence[int], slab: Sequence[int], box: Box) -> list[int]:
-    """Numbers of the slabs that overlap a box, in ascending order."""
+    """Ascending numbers of the slabs that overlap a box."""
     grid = grid_of(shape, slab)
     spans = [
         range(start // width, -(-stop // width))
@@ -112,7 +112,7 @@ def choose_slab(shape: Sequence[int], itemsize: int, aim: int) -> tuple[int, ...
 
 
 def _counts(length: int) -> list[int]:
-    """Numbers of parts into which an axis may be cut: its divisors, and powers of two."""
+    """Candidate numbers of parts to cut an axis into: its divisors, and powers of two."""
     found = {
         k for d in range(1, math.isqrt(length) + 1) if length % d == 0 for k in (d, length // d)
     }
@@ -120,7 +120,7 @@ def _counts(length: int) -> list[int]:
 
 
 def _aligned(length: int, count: int) -> int:
-    """Number of the :data:`SPLITS` for which the equal parts of an axis consist of whole slabs."""
+    """How many of the :data:`SPLITS` cut an axis into equal parts that consist of whole slabs."""
     if count == length:
         return len(SPLITS)
     if length % count:

@@ -164,7 +164,7 @@ def _write(
 
 @contextmanager
 def _alone(target: Path, waiting: Callable[[], None] | None) -> Iterator[Lock]:
-    """Hold the lock of a dataset folder, so that no other process writes it."""
+    """Lock a dataset folder, so that no other process writes it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -39,15 +39,15 @@ class Encoded(ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the numbers."""
+        """Names of the encoded values, one for each column of the result."""
 
     @abstractmethod
     def kind(self, found: np.dtype) -> np.dtype:
-        """Return the type of the numbers for a column of type ``found``."""
+        """Return the dtype of the encoded values for a column of dtype ``found``."""
 
     @abstractmethod
     def encode(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Encode values as numbers of shape ``(n, len(names))``.
+        """Encode the values of a column as an array of shape ``(n, len(names))``.
 
         Raises
         ------
@@ -63,7 +63,7 @@ class Encoded(ABC):
         """Examine values; called with all known entries, in blocks, before any is encoded."""
 
     def units(self, unit: str) -> dict[str, str]:
-        """Return the units of the numbers by name, for a column in units ``unit``."""
+        """Return the units of the encoded values by name, for a column in units ``unit``."""
         return dict.fromkeys(self.names, unit) if unit else {}
 
     @abstractmethod

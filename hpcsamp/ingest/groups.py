@@ -1,4 +1,4 @@
-"""Group the columns of a table into inputs: an array of numbers or ids, or several by name."""
+"""Group the columns of a table into inputs: one numeric or id array, or several by name."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from hpcsamp.ingest.synthetic import Item, Shapes, Synthetic
 
 
 class Tags(Synthetic):
-    """Four labels for 8 numbers; each label depends on a noisy sum of two of the numbers."""
+    """Four labels for 8 inputs; each label depends on a noisy sum of two of the inputs."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
@@ -51,7 +51,7 @@ class Blobs(Synthetic):
 
 
 class Visits(Synthetic):
-    """Counts that depend on 5 numbers, with a variance above their mean."""
+    """Counts that depend on 5 inputs, with a variance above their mean."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:
@@ -67,7 +67,7 @@ class Visits(Synthetic):
 
 
 class Ratings(Synthetic):
-    """One of five ordered ratings that depends on 6 numbers."""
+    """One of five ordered ratings that depends on 6 inputs."""
 
     @classmethod
     def shapes(cls, grid: tuple[int, int] | None) -> Shapes:

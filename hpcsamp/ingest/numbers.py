@@ -1,4 +1,4 @@
-"""Parse numbers in text by a strict grammar; a column as a whole decides what its points mean.
+"""Parse numbers in text by a strict grammar; the meaning of points is decided by the whole column.
 
 Python's ``float`` also accepts ``1_000``, ``nan`` and digits of any script. In a table such cells
 are probably not numbers, or mean something else, so they are refused.

@@ -15,7 +15,7 @@ Ragged = Sequence[np.ndarray]
 
 @dataclass(frozen=True)
 class Mask:
-    """Mask: the input that marks which steps of a sequence are padding.
+    """An input that marks which steps of a padded sequence are padding.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Mask:
         sequence, as in the ``attention_mask`` of transformers. Default: the former if the name
         contains ``padding``.
     flags
-        Whether the mask is bool; otherwise it has int64 numbers 0 and 1. Default: bool if True
+        Whether the mask is bool; otherwise it has int64 values 0 and 1. Default: bool if True
         marks padding.
     """
 

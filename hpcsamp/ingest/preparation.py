@@ -16,7 +16,7 @@ from hpcsamp.ingest.texts import Text
 from hpcsamp.spelling import joined
 
 How = Literal["refuse", "drop", "mean", "keep"]
-"""How missing values are treated."""
+"""What to do with missing values in the columns of a table."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hpcsamp.ingest.encoding import Category, Date, Encoded, Number, Vector, as_
 from hpcsamp.ingest.table import Table
 
 CELLS = 2**20
-"""Number of cells read at a time."""
+"""Number of table cells that are read at a time."""
 
 EXACT = 2**53
 """All whole numbers up to this one are exact in float64."""

@@ -133,8 +133,8 @@ class TableTarget:
     spec
         Shape and type of its array.
     values
-        Labels of the used rows of all tables, concatenated; ``None`` for numbers, which are read
-        from the table.
+        Labels of the used rows of all tables, concatenated; ``None`` for numeric targets,
+        which are read from the table.
     labels
         Labels of the rows of each split.
     notes
@@ -259,7 +259,7 @@ def _labels(
     survey: TableSurvey,
     how: How,
 ) -> ItemTargets | None:
-    """Return the labels of all tables, concatenated; ``None`` for numbers."""
+    """Return the labels of all tables, concatenated; ``None`` for numeric targets."""
     first, task, targets = tables["train"], wanted.task, wanted.columns
     if task in NUMBERS:
         return None

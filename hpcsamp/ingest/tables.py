@@ -191,7 +191,7 @@ class CsvTable(Table):
         return np.asarray(cells, np.int64).view("datetime64[ns]")
 
     def facts(self) -> dict[str, Any]:
-        """Return the stated notation of the file, with which later tables are read by default."""
+        """Return the requested notation of the file; later tables are read with it by default."""
         stated = {
             "delimiter": self.delimiter if self.delimiter != "," else None,
             "decimal": self.notation.decimal,

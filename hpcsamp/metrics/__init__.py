@@ -1,7 +1,7 @@
 """Metrics of the posterior predictive distribution, exact for any split of items over ranks.
 
 ``classification`` and ``regression`` keep sums, which are added over ranks; ``ranking`` needs the
-gathered scores of all items (one number per item); ``definitions`` defines each metric.
+gathered scores of all items (one value per item); ``definitions`` defines each metric.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Scores are compared to ten digits: scores that differ by less are tied, and ties are averaged, so
 that neither rounding nor the number of ranks changes a result. A score that is a difference of
-larger numbers has a ``resolution`` below which it is noise. Infinite scores are above (or below)
-all others and tie with each other; NaN scores are refused.
+larger numbers has a ``resolution``; smaller differences are rounding errors. Infinite scores are
+above (or below) all others and tie with each other; NaN scores are refused.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def risk_coverage(risk: np.ndarray, score: np.ndarray, resolution: float = 0.0) 
     Returns
     -------
     ndarray
-        ``(n,)``; the last number is the mean risk of all items.
+        ``(n,)``; the last entry is the mean risk of all items.
     """
     rounded = _rounded(score, resolution)
     _, tie, size = np.unique(rounded, return_inverse=True, return_counts=True)

@@ -7,7 +7,7 @@ metrics over a cluster cost one small sum and equal those of a single process. I
 
 torchmetrics defines the same metrics, and the tests compare with it. It is not used here because it
 has no item weights, accumulates in float32, and keeps every prediction for its calibration error,
-for which 45 numbers suffice.
+for which 45 sums suffice.
 """
 
 from __future__ import annotations

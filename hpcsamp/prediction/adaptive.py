@@ -1,7 +1,7 @@
 """Adaptive conformal intervals of a split: each item adapts the thresholds of later items.
 
 The scores of all items are collected while the split is predicted; then the thresholds are computed
-from them in the order of the items (:mod:`hpcsamp.calibration.adaptive`). All ranks do the same.
+from them in the order of the items (:mod:`hpcsamp.calibration.adaptive`), on every rank.
 """
 
 from __future__ import annotations

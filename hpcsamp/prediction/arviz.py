@@ -100,10 +100,11 @@ def _of_split(
 
 
 def _noise(of: LoadedPosterior, views: Mapping[str, View], items: int) -> dict[str, Tensor]:
-    """Noise for drawing observations: ``(S, N, ...)`` standard normal numbers for each target of
-    values, ``(S, N, ..., C)`` standard Gumbel numbers for each target of labels.
+    """Return random numbers with which observations are drawn from the predictive distribution.
 
-    Targets whose observations cannot be drawn are left out.
+    Standard normal numbers ``(S, N, ...)`` for each target of values, standard Gumbel numbers
+    ``(S, N, ..., C)`` for each target of labels. Targets whose observations cannot be drawn are
+    left out.
     """
     rows: dict[str, list[Tensor]] = {}
     for s in range(of.samples):

@@ -17,10 +17,9 @@ from hpcsamp.spelling import suggest
 VALUES = 1 << 16
 """Largest number of values of an item, each of which needs a threshold."""
 PAST = 512
-"""Number of past scores that the adaptive form keeps for each value, or more if the level needs
-more."""
+"""Smallest number of past scores that adaptive intervals keep for each value."""
 PENALTY, FREE = 0.01, 5
-"""Default penalty of ``raps``, and the number of ranks without it."""
+"""Default penalty of the score ``raps``, and number of most probable classes without it."""
 BOTH = 2
 """Number of parts of the calibration items if both a scaling and prediction sets are fitted."""
 
@@ -38,7 +37,7 @@ class Options:
     penalty, free
         Parameters of the score ``raps``.
     adaptive
-        Rate of the adaptive form; None for fixed thresholds.
+        Learning rate of adaptive thresholds; None for fixed thresholds.
     """
 
     scaling: str = "auto"
@@ -55,7 +54,7 @@ def check(options: Options) -> None:
     Raises
     ------
     UsageError
-        Naming the option and its allowed values.
+        If an option has an invalid value; the message contains the allowed ones.
     """
     for option, name, known in (
         ("--scaling", options.scaling, ["auto", "none", *SCALINGS]),
@@ -208,7 +207,7 @@ def in_time_order(time: np.ndarray | None, where: str) -> None:
     Raises
     ------
     DataError
-        Naming the first two items in the wrong order, and their times.
+        If they are not; the message contains the first two items in the wrong order.
     """
     if time is not None and (np.diff(time) < 0).any():
         at = int(np.flatnonzero(np.diff(time) < 0)[0])

@@ -33,7 +33,7 @@ class Material:
     Attributes
     ----------
     name, title
-        Name of the target, ``y`` if there is only one; and its name in texts.
+        Name of the target, ``y`` if there is only one; and its name in messages.
     arrays
         ``(n, ...)`` float64 by name: ``target`` (NaN if unknown) with ``log_probabilities``; or
         with ``mean``, ``std`` and two ``quantiles``. Empty if there are no such predictions.

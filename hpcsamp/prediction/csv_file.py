@@ -48,7 +48,7 @@ def form_of(
     thousands: str = "",
     date_format: str | None = None,
 ) -> Form:
-    """Return how a csv file is written: as stated, or else like the table of the training set."""
+    """Return the notation of a csv file: as requested, or that of the training set's table."""
     of = trained.manifest.source
     notation = Notation(decimal or of.get("decimal"), thousands or of.get("thousands", ""))
     return Form(
@@ -82,8 +82,8 @@ def predict_csv(
     -------
     dict
         Number of ``items``, names of the new ``columns`` and of ``unused`` columns, and by column
-        the number of ``filled`` cells: missing numbers become the mean of training, missing
-        categories none of the categories.
+        the number of ``filled`` cells: missing numbers become the training mean, missing
+        categories are encoded as none of the categories.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from hpcsamp.weights.routing import OtherCallsError
 from hpcsamp.weights.routing.fixed import Fixed
 
 CLOSE = 1e-3
-"""Largest difference between a network and the sample it represents, relative to the outputs."""
+"""Largest relative difference between the outputs of a network and of the sample it represents."""
 
 
 def weights_of(method: Method, x: Any, sample: int) -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ def weights_of(method: Method, x: Any, sample: int) -> dict[str, Tensor]:
     x
         Some items.
     sample
-        Number of the sample, among those for which :meth:`Method.prediction_share` was last called.
+        Index of the sample, among those for which :meth:`Method.prediction_share` was last called.
 
     Returns
     -------
@@ -140,7 +140,7 @@ class Evaluated(nn.Module):
     method
         Method; a copy is kept.
     sample
-        Number of the prediction sample.
+        Index of the prediction sample.
     reason
         Why no network can represent it, if known.
     """

@@ -22,7 +22,7 @@ FILLED = ("rows with missing values: mean", "rows with missing values: keep")
 
 
 def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
-    """Encode a table with the columns of the training set: numbers by column for each input.
+    """Encode a table that has the columns of the training set; return each input by column.
 
     Returns None if it is not such a table: its columns are the inputs' own, or the training set had
     no columns to encode.

@@ -170,8 +170,8 @@ class Evaluator:
         Returns
         -------
         scores, resolution
-            Dictionaries by name: ``(N,)`` scores; and the size below which differences are
-            rounding errors.
+            Dictionaries by name: scores of shape ``(N,)``, and for each the size below which
+            differences are rounding errors.
         """
         view = self.view(method)
         scores = self._no_scores()

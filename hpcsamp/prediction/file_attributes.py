@@ -14,7 +14,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 def levels_of(posterior: Posterior, asked: Sequence[float] | None) -> tuple[float, ...]:
-    """Levels of the quantiles to write, sorted; empty if the predictive has no quantiles.
+    """Sorted levels of the quantiles to write; empty if there are no predictive quantiles.
 
     None requests :data:`QUANTILES`.
 

@@ -26,9 +26,10 @@ from hpcsamp.losses.labels import Bernoulli, Categorical
 from hpcsamp.methods.curvature import Curvature, Diagonal, Full, Kronecker
 
 KINDS = ("last", "last_kron", "kron", "diag")
-"""Whole or Kronecker-factored matrix of the last layer; Kronecker or diagonal of all layers."""
+"""Kinds of curvature: full or Kronecker-factored for the last layer, Kronecker-factored or
+diagonal for all layers."""
 MOST = 8192
-"""Most weights of a layer whose whole matrix is kept (0.5 GB)."""
+"""Largest number of weights of a layer whose full matrix is computed (it takes 0.5 GB)."""
 
 Recorded = dict[str, tuple[Tensor, Tensor]]
 
@@ -39,7 +40,7 @@ class GaussNewton:
     Parameters
     ----------
     network
-        The network in evaluation mode; its parameters are set to need gradients or not.
+        The network in evaluation mode; ``requires_grad`` of its parameters is changed.
     call
         Evaluates it: ``(B, ...)`` inputs to ``(B, ...)`` outputs.
     kind

@@ -24,12 +24,12 @@ from hpcsamp.tasks.coordinates import Axis
 
 @dataclass(frozen=True)
 class Given:
-    """Raw items.
+    """Raw items that were passed in Python, converted and checked.
 
     Attributes
     ----------
     arrays
-        Each input by name, ``(n, *shape)``, in the type of the run's dataset.
+        Each input by name, ``(n, *shape)``, with the dtype used in the run's dataset.
     labels
         Names of the items, ``(n,)``, such as a table's index; None if they have none.
     single
@@ -263,7 +263,7 @@ def _check_shape(where: str, x: np.ndarray, spec: ArraySpec) -> None:
 
 
 def _typed(where: str, x: np.ndarray, spec: ArraySpec) -> np.ndarray:
-    """Convert to the type of the run's dataset, without changing any number."""
+    """Convert to the dtype used in the run's dataset, without changing any value."""
     kind = np.dtype(spec.dtype)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         item = np.argwhere(~np.isfinite(x))[0]

@@ -125,7 +125,7 @@ def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
     Raises
     ------
     DataError
-        With the range of the ids.
+        If it fails; the message contains the range of the ids.
     """
     try:
         yield

@@ -22,7 +22,7 @@ from hpcsamp.weights.inputs import Inputs
 
 
 def fit(posterior: Posterior, kind: str, precision: float | None = None) -> dict[str, Any]:
-    """Fit a Laplace posterior and keep it in the run folder. Collective over the world.
+    """Fit a Laplace posterior and store it in the run folder. Collective over the world.
 
     One pass over the training set: data groups divide the batches, the ranks of a sample group the
     items of a batch. The sums are exchanged once.
@@ -34,7 +34,7 @@ def fit(posterior: Posterior, kind: str, precision: float | None = None) -> dict
     kind
         One of :data:`.gauss_newton.KINDS`.
     precision
-        Prior precision; None for that of the largest marginal likelihood.
+        Prior precision; None for the one that maximises the marginal likelihood.
 
     Returns
     -------

@@ -207,7 +207,7 @@ class LoadedPosterior(Posterior):
         -------
         dict
             Each parameter by its name in the network, ``(count, *shape)``. A parameter that is
-            equal in all samples, as with Monte Carlo dropout, takes the memory of one.
+            equal in all samples, as with Monte Carlo dropout, takes the memory of a single draw.
 
         Raises
         ------
@@ -323,7 +323,7 @@ def check_levels(levels: Sequence[float] | None) -> None:
     Raises
     ------
     UsageError
-        Naming the first wrong level.
+        If a level is not; the message contains the first one.
     """
     for level in levels or ():
         if not 0 < level < 1:

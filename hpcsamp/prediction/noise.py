@@ -93,7 +93,7 @@ def _record(
 
 
 def open_widths(likelihood: Likelihood) -> dict[str, FittedGaussian]:
-    """Noise to estimate after training, by the target's name; ``y`` if there is only one target."""
+    """Likelihoods whose width is estimated after training, by target; ``y`` for a single one."""
     each = likelihood.each if isinstance(likelihood, Likelihoods) else {"y": likelihood}
     return {name: of for name, of in each.items() if isinstance(of, FittedGaussian)}
 
@@ -129,7 +129,7 @@ def fit_on(
 
 
 def fit(evaluator: Evaluator, method: Method) -> Likelihood:
-    """Return the likelihood with estimates of its open widths. Collective over the world."""
+    """Return the likelihood with estimates of its unknown widths. Collective over the world."""
     model = evaluator.likelihood
     several = isinstance(model, Likelihoods)
     names = open_widths(model)

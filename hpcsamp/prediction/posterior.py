@@ -55,7 +55,7 @@ class Posterior:
     noise
         Source of the observation noise, for records; empty for labels.
     passed
-        Number of passes made for predictions in memory.
+        Counter of the passes made for predictions in memory.
     """
 
     def __init__(self, restored: Restored, topology: Topology, *, recalibrate: bool = True) -> None:
@@ -86,7 +86,7 @@ class Posterior:
         Parameters
         ----------
         samples
-            Number of samples; None for the present number.
+            Number of samples; None to leave it unchanged.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Posterior:
         return as_trained(opened, self.trained, inputs_only=inputs_only)
 
     def notes_on(self, dataset: Dataset) -> list[str]:
-        """Lines that qualify the use of the recalibration for a split."""
+        """Return warnings about the use of the recalibration for a split."""
         of = self.recalibration.dataset if self.recalibration is not None else {}
         if not self.notes and of and (of["uid"], of["split"]) == (dataset.uid, dataset.split):
             return [

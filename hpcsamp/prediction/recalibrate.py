@@ -23,7 +23,7 @@ def recalibrate_run(
     data: str | Path | None = None,
     split: str | None = None,
 ) -> dict[str, Any]:
-    """Fit a recalibration and keep it in the run folder. Collective over the world.
+    """Fit a recalibration and store it in the run folder. Collective over the world.
 
     Parameters
     ----------

@@ -51,7 +51,8 @@ def as_trained(
     Raises
     ------
     DataError
-        If shape, type, kind of inputs, task, names, units or coordinates differ; names both values.
+        If shape, type, kind of inputs, task, names, units or coordinates differ; the message
+        contains both values.
     """
     manifest, trained = dataset.manifest, of_run.manifest
     if manifest.uid == trained.uid:
@@ -141,8 +142,10 @@ def _check_names(dataset: Dataset, trained: Manifest, inputs_only: bool) -> None
 
 
 def _unlike(manifest: Manifest, trained: Manifest) -> list[str]:
-    """Report inputs whose distribution differs from training, the only possible check if datasets
-    have no names."""
+    """Return a warning if the distribution of an input differs from that in training.
+
+    This is the only possible check if datasets have no names.
+    """
     for name, kind in trained.kinds.items():
         if kind == "numbers":
             found = _unlike_array(manifest, trained, name)
@@ -174,7 +177,7 @@ def order_of(where: str, theirs: Axis, ours: Axis) -> np.ndarray | None:
     Raises
     ------
     DataError
-        If the axes hold different entries; names the first.
+        If the axes hold different entries; the message contains the first one.
     """
     if not theirs.told and not ours.told:
         return None

@@ -1,4 +1,4 @@
-"""Choose how prediction samples are evaluated: once, and alike on all ranks."""
+"""Choose once how prediction samples are evaluated, with the same choice on all ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORTH = 256
 
 
 class Passed:
-    """Counts passes to decide when it pays to measure the fastest way.
+    """Counts passes, to measure the fastest way of evaluating samples only when that pays.
 
     A few predictions take less time than the measurement, so they are made without one.
     """

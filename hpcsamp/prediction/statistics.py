@@ -28,7 +28,7 @@ from hpcsamp.weights import inputs_of
 from hpcsamp.weights.estimates import Estimates
 
 LARGEST = 256
-"""Largest number of items in a batch: one rank evaluates them at once, whatever the grid."""
+"""Largest number of items in a batch, which one rank evaluates at once on any grid."""
 
 
 def estimate(
@@ -47,7 +47,7 @@ def estimate(
     samples
         ``S`` of the predictive distribution.
     x
-        Some items, to find out whether the network normalises over batches.
+        Some items, with which to find out whether the network normalises over batches.
     training_set
         Function that opens the training set. If the set is not available, predictions use the
         running statistics of training, and a line on stderr reports this.
@@ -90,8 +90,10 @@ def _sum(x: torch.Tensor, topology: Topology, collectives: Collectives) -> None:
 
 
 def _in_training(network: nn.Module) -> frozenset[str]:
-    """Names of the buffers whose modules are in training mode during training; a module that stays
-    in evaluation mode was trained with the statistics that it holds."""
+    """Names of the buffers of modules that are in training mode during training.
+
+    A module that stays in evaluation mode was trained with the statistics that it holds.
+    """
     parts = {n: m for n, m in network.named_modules() if m.training or not network.training}
     return frozenset(
         f"{name}.{key}" if name else key for name, part in parts.items() for key in part._buffers

@@ -75,12 +75,12 @@ class Prediction(ABC):
     def lazy(self) -> Mapping[str, Callable[[], Tensor]]:
         """Arrays for a predictions file, ``(B, ...)`` each, as functions that compute them.
 
-        ``samples`` holds those of this rank.
+        The array ``samples`` contains only the samples of this rank.
         """
 
     @abstractmethod
     def scores(self) -> Mapping[str, Tensor]:
-        """One number per item, ``(B,)`` each: ``total`` and ``epistemic`` uncertainty.
+        """Scores of each item, ``(B,)`` each: ``total`` and ``epistemic`` uncertainty.
 
         Tasks in which a prediction is right or wrong add ``confidence`` (1 minus the confidence, so
         that larger is less certain) and ``wrong``.
@@ -129,14 +129,14 @@ class Tally(ABC):
 
 
 class Task(ABC):
-    """Base class of tasks; see the top of this file.
+    """Base class of tasks; the docstring of this module shows how a run uses them.
 
     Attributes
     ----------
     kind
         Name of the task in a configuration.
     labels
-        Whether targets are labels ``0 .. C - 1``; otherwise they are numbers.
+        Whether targets are labels ``0 .. C - 1``; otherwise they are numeric.
     usual_likelihood
         Name of the default likelihood.
     best
@@ -248,8 +248,8 @@ class Task(ABC):
         samples
             Number of samples to store; 0 for none.
         values
-            Whether to store predictions of every value. If False (fields are large), only one
-            number per item is stored.
+            Whether to store predictions of every value. If False (fields are large), only arrays
+            with one value per item are stored.
 
         Returns
         -------

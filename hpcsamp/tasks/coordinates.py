@@ -51,7 +51,7 @@ class Coordinates:
     axes
         Axes of an item of ``y``, in order.
     per_item
-        Coordinates with one number per item, ``(N,)``, e.g. ``time``, by name with their units.
+        Coordinates with one value per item, ``(N,)``, e.g. ``time``, by name with their units.
     x_axes
         Axes of an item of ``x`` for which the dataset has coordinates.
     """
@@ -149,7 +149,7 @@ def read_axes(folder: Path, manifest: Manifest, array: str) -> list[Axis]:
 
 
 def _in_order(axes: list[Axis], order: Mapping[int, np.ndarray]) -> list[Axis]:
-    """Reorder the values of axes as batches have them."""
+    """Reorder the values of axes to the order in which batches contain them."""
     return [
         replace(a, values=a.values[order[i]]) if i in order and a.told else a
         for i, a in enumerate(axes)

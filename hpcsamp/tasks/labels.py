@@ -67,7 +67,7 @@ class Labels(Task):
         ------
         UsageError
             If the number of weights is not the number of classes, a weight is negative, all are 0,
-            or ``"balanced"`` has not been replaced by numbers yet.
+            or ``"balanced"`` has not been replaced by factors yet.
         """
         if self.weights is None:
             return None

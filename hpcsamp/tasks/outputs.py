@@ -1,4 +1,4 @@
-"""Evaluate prediction samples, each rank of a sample group its share."""
+"""Evaluate prediction samples; each rank of a sample group evaluates its share."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def local_outputs(
     Parameters
     ----------
     x
-        ``(B, ...)`` inputs. For a network in parts, the inputs of this rank's part: a batch read in
-        parts (see :func:`parts_of_inputs`), or :func:`inputs_for` of whole inputs.
+        ``(B, ...)`` inputs. For a model-parallel network, only the part that this rank needs: a
+        batch read in parts (see :func:`parts_of_inputs`), or :func:`inputs_for` of whole inputs.
     index
         ``(B,)`` positions of the items in their split, see :meth:`Method.forward`.
 
@@ -77,7 +77,7 @@ def parts_of_inputs(method: Method) -> dict[str, Part] | None:
 
 
 def _whole(method: Method, outputs: Tensor, group: Collectives) -> Tensor:
-    """Return outputs of whole items; those of a network in parts are gathered over model ranks."""
+    """Return outputs of whole items, gathered over model ranks if the network is split."""
     if method.spread is None:
         return outputs
     return group.gather_over_model(outputs, method.spread.outputs)

@@ -64,8 +64,8 @@ class RecalibratedPrediction(Prediction):
     conformal
         Conformal score and threshold; None if neither sets nor intervals are added.
     chosen
-        Positions of the requested quantiles among those that were computed, and of the two that the
-        score needs.
+        Positions, among the computed quantiles, of those that were requested and of the two that
+        the score needs.
     """
 
     of: Any
@@ -191,7 +191,7 @@ class RecalibratedTally(Tally):
 
 
 class Recalibrated(Task):
-    """A task of one target with its recalibration; see the top of this file.
+    """A task of one target with its recalibration; see the docstring of this module.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Regression: numbers for each item, such as one value, a series or a field."""
+"""Regression: numeric targets for each item, such as one value, a series or a field."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class NumberTally(Tally):
 
 
 class Regression(Task):
-    """Regression: numbers of any shape for each item; the likelihood interprets the outputs.
+    """Regression: numeric targets of any shape; the likelihood interprets the outputs.
 
     A likelihood that implements ``log_prob`` but no mean and variance is evaluated by its log
     density, and a predictions file contains the outputs of the samples.

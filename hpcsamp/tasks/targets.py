@@ -28,7 +28,7 @@ class Targets:
     shape
         Shape of the target of one item.
     classes
-        Number of classes, ``C``, of labels ``0 .. C - 1``; None for numbers.
+        Number of classes, ``C``, of labels ``0 .. C - 1``; None for numeric targets.
     class_names
         Names of the classes, if the dataset contains them.
     names

@@ -2,8 +2,8 @@
 
 If a dataset standardises its targets, errors, spreads and predictions are reported in the units of
 the data: multiplied by the standard deviation of each row (horizon, variable), plus its mean. If
-rows are different quantities, numbers over all rows stay in standard deviations, since kelvins and
-pascals have no common mean; numbers of one row have the unit of that row.
+rows are different quantities, metrics over all rows stay in standard deviations, since kelvins and
+pascals have no common mean; metrics of one row have the unit of that row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Units:
     mixed
         Whether rows are different quantities.
     name
-        Unit of the target; :attr:`overall` is the unit of numbers over all rows.
+        Unit of the target; :attr:`overall` is the unit of metrics over all rows.
     by_row
         Unit of every row.
     axes

@@ -1,4 +1,4 @@
-"""Views: targets, likelihood, samples and units with which a task evaluates a split."""
+"""Views: the targets, likelihood, samples and units with which a task evaluates a split."""
 
 from __future__ import annotations
 
