@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import launch
+from conftest import environment, launch
 from patience import patient
 from typer import Typer
 from typer.testing import CliRunner
@@ -118,7 +118,9 @@ print(check.status, check.found, check.mend, sep="|")
 )
 def test_why_there_is_no_mpi(case, found, mend):
     command = [sys.executable, "-c", MPI4PY, case]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(20))
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patient(20), env=environment()
+    )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     status, said, how = line.split("|")

@@ -103,7 +103,7 @@ def test_the_parameters_must_be_those_of_the_method():
     method, other = method_of(), method_of()
     beside = nn.Parameter(torch.zeros(1).double())
     wrong = {
-        "2 of the 2 parameters of SGD are not": other.parameters(),
+        "2 of the 2 parameters of SGD do not belong": other.parameters(),
         r"2 of the 2 .*create it from method.parameters\(\)": method.module.parameters(),
         "1 of the 3 parameters": [*method.parameters(), beside],
         "lacks 'log_std' of the MeanField": [method.mean],

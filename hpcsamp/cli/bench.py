@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "gpu": (
         "hpcsamp.cli.bench_gpu:gpu",
-        "Time whole training steps on one GPU: vectorised samples, bfloat16, several ranks on it.",
+        "Time whole training steps on one GPU, and compare them with the bounds set for it.",
     ),
     "load": (
         "hpcsamp.cli.bench_load:load",
