@@ -89,8 +89,10 @@ def cases():
         Case("moments", L.GaussianMomentsNLL(noise=0.2, weights=AREA), "values"),
         Case("crps fair", L.CRPS(weights=AREA), "values"),
         Case("crps plain", L.CRPS(fair=False), "values"),
+        Case("crps almost fair", L.CRPS(alpha=0.95), "values"),
         Case("energy fair", L.EnergyScore(weights=AREA), "values"),
         Case("energy plain", L.EnergyScore(fair=False), "values"),
+        Case("energy almost fair", L.EnergyScore(alpha=0.95), "values"),
         Case("user's hooks", CubedBias(weights=AREA), "values"),
         Case("user's callable", L.Custom(spread), "values"),
     ]
@@ -159,6 +161,13 @@ class Member(Collectives):
         assert everyone.shape[0] == sum(counts)
         self._count(everyone)
         return everyone
+
+    def all_to_all(self, x, counts, over):
+        parts = self.crowd.exchange(self.sample_rank, x)
+        split = [y.split(row)[self.sample_rank] for y, row in zip(parts, counts, strict=True)]
+        found = torch.cat(split)
+        self._count(found)
+        return found
 
     def total(self, numbers, over):  # is not counted: no part of a loss
         return sum(self.crowd.exchange(self.sample_rank, torch.from_numpy(numbers))).numpy()

@@ -92,6 +92,12 @@ def test_exchanges(mpi_ranks, comm, monkeypatch):
         assert whole.tolist() == [0, 4, 4]
         begun = c.begin_gather(part, counts, "sample")
         assert begun().tolist() == [0, 2, 4]
+        numbers = [[(q + 2 * p) % 3 for p in range(2)] for q in range(2)]  # some are 0
+        own, place = torch.arange(float(sum(numbers[c.sample_rank]))), c.sample_rank
+        got = c.all_to_all(own, numbers, "sample")
+        first = [sum(row[:place]) for row in numbers]
+        parts = [range(a, a + row[place]) for a, row in zip(first, numbers, strict=True)]
+        assert got.tolist() == [float(k) for part in parts for k in part]
         assert c.total(np.ones(2), "data").tolist() == [topology.data_size] * 2
         assert c.tell(c.place("world"), "world") == list(range(mpi_ranks))
         whole.fill_(float(topology.rank))

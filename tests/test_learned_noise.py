@@ -307,7 +307,7 @@ def test_the_default_learns_its_noise_and_a_std_fixes_it():
     assert losses.defaults("alpha_divergence", "regression", {}) == (
         {"alpha": 0.5}, {"name": "learned_gaussian"},
     )  # fmt: skip
-    assert losses.defaults("crps", "regression", {}) == ({"fair": True}, {})
+    assert losses.defaults("crps", "regression", {}) == ({"fair": True, "alpha": 1.0}, {})
 
 
 @pytest.fixture(scope="module")

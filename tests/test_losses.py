@@ -154,9 +154,11 @@ def test_mean_mse():
     assert torch.allclose(value(L.MeanMSE(), Y, T), ((Y.mean(0) - T) ** 2).mean((1, 2)))
 
 
-def double_sum(y, t, fair):
-    """CRPS by all pairs, like properscoring's brute-force version."""
+def double_sum(y, t, fair, alpha=1.0):
+    """CRPS by all pairs, like properscoring's brute-force version (alpha: Lang et al. 2024)."""
     s = len(y)
+    if alpha != 1:
+        return alpha * double_sum(y, t, True) + (1 - alpha) * double_sum(y, t, False)
     apart = (y[:, None] - y[None]).abs().sum((0, 1)) / (2 * (s * (s - 1) if fair else s * s))
     return (y - t).abs().mean(0) - apart
 
@@ -164,15 +166,30 @@ def double_sum(y, t, fair):
 @pytest.mark.parametrize("samples", [1, 2, 5])
 def test_crps_is_the_double_sum(samples):
     y = Y[:samples].clone().requires_grad_()
-    for fair in (True, False):
+    for fair, alpha in ((True, 1.0), (True, 0.95), (False, 1.0)):
         if samples == 1:
             want = (y - T).abs().mean((0, 2, 3))
         else:
-            want = double_sum(y, T, fair).mean((1, 2))
-        got = value(L.CRPS(fair), y, T)
+            want = double_sum(y, T, fair, alpha).mean((1, 2))
+        got = value(L.CRPS(fair, alpha), y, T)
         assert torch.allclose(got, want, rtol=1e-12)
         gradients = [torch.autograd.grad(v.sum(), y)[0] for v in (got, want)]
         assert torch.allclose(*gradients, rtol=1e-12, atol=1e-14)
+
+
+def test_almost_fair_scores_lie_between_and_see_a_single_sample_far_away():
+    for kind in (L.CRPS, L.EnergyScore):
+        fair, almost, plain = (
+            value(loss, Y, T) for loss in (kind(), kind(alpha=0.95), kind(False))
+        )
+        assert torch.allclose(almost, 0.95 * fair + 0.05 * plain, rtol=1e-12)
+        assert torch.allclose(value(kind(alpha=0.0), Y, T), plain, rtol=1e-14)
+        one_off = T.expand(4, *T.shape).clone()
+        one_off[0] += 3.0
+        assert value(kind(), one_off, T).abs().max() < 1e-14  # as good as all four at the target
+        away = 3.0 if kind is L.CRPS else 3.0 * math.sqrt(T[0].numel())
+        seen = value(kind(alpha=0.95), one_off, T)
+        assert torch.allclose(seen, torch.full_like(seen, 0.05 * away / 4**2), rtol=1e-10)
 
 
 def test_plain_crps_is_torchmetrics():
@@ -595,7 +612,9 @@ def test_integers_are_numbers():
         ("test_losses:Taken", {}, "Taken has an argument 'kl', but loss.kl is a key of its own"),
         ("test_losses:nothing", {}, "no attribute 'nothing'"),
         ("test_losses:", {}, "package.module:Class"),
-        ("crps", {"alpha": 2}, "unknown key 'loss.alpha' for crps"),
+        ("crps", {"alpha": 2}, "alpha, the weight of the fair score, is within 0 and 1, got 2"),
+        ("energy_score", {"fair": False, "alpha": 0.95}, "alpha = 0.95 .* but fair is false"),
+        ("mean_mse", {"alpha": 2}, "unknown key 'loss.alpha' for mean_mse"),
         ("alpha_divergence", {"alpha": 0}, "alpha of alpha_divergence is 0"),
         ("beta_nll", {"beta": 2}, "within 0 and 1, got 2"),
         ("beta_nll", {"likelihood.name": "gaussian"}, "predicted_gaussian.*got Gaussian"),

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from loss_cases import COLUMNS, ROWS, VALUES, Case, Crowd, cases
+from loss_cases import COLUMNS, ITEMS, ROWS, VALUES, Case, Crowd, cases
 
 from hpcsamp import losses as L  # noqa: N812
 from hpcsamp.collectives import Alone
@@ -85,18 +85,43 @@ def test_gradcheck(name):
 def test_the_documented_bytes_are_those_exchanged(name):
     loss = L.LOSSES[name]
     case = next(c for c in CASES.values() if type(c.loss) is loss)
-    s, p = 5, 2
-    _, _, counted = on_ranks(case, case.outputs(s, dtype=torch.float32),
-                             case.target(dtype=torch.float32), None, p)  # fmt: skip
     said = loss.about.bytes
     assert said in loss.__doc__
-    if loss.linear:
-        assert said == "0"  # the exchange seen here is that of the value
-        return
     values = 1 if case.kind == "labels" else VALUES
     within = [e for e in loss.about.exchanges if "over data groups" not in e.what]
-    assert counted == sum(e.bytes(s, len(case.target()), values, p) for e in within)
     assert len(within) == len(loss.about.exchanges) - loss.joint
+    if loss.linear:
+        assert said == "0"  # the exchange that is seen is that of the value
+    for s, p, items in ((5, 2, ITEMS), (8, 4, 8)):  # 4 ranks have equal shares
+        if loss.linear:
+            continue
+        outputs = case.outputs(s, items, torch.float32)
+        _, _, counted = on_ranks(case, outputs, case.target(items, torch.float32), None, p)
+        sums = 0 if name == "crps" and p == 2 else 1  # every rank has all samples
+        assert counted == sum(e.bytes(s, items, values, p) for e in within[:-1]) + (
+            sums * within[-1].bytes(s, items, values, p)
+        )
+
+
+@pytest.mark.parametrize("loss", [L.CRPS(), L.EnergyScore(alpha=0.95)], ids=["crps", "energy"])
+def test_pairwise_losses_send_two_pths_of_a_gather(loss):
+    """Also one sample per rank more or less, and values and items that P does not divide."""
+
+    def gathered(y, t):
+        return loss(y, t, len(y), Alone())
+
+    for samples, items, ranks in ((8, 8, 4), (6, 7, 4), (3, 5, 3)):
+        found, all_samples = Case("", loss, "values"), Case("", L.Custom(gathered), "values")
+        outputs, target = found.outputs(samples, items), found.target(items)
+        values, gradient, sent = on_ranks(found, outputs, target, None, ranks)
+        same, want, most = on_ranks(all_samples, outputs, target, None, ranks)
+        for v, w in zip(values, same, strict=True):
+            assert relative(v, w) < 1e-12
+        assert relative(gradient, want) < 1e-12
+        if samples % ranks == items % ranks == 0:
+            assert sent <= 2.2 / ranks * most
+        else:
+            assert sent < most
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -66,7 +66,7 @@ def test_exchanges_of_the_losses():
     assert found == {
         "expected_nll": 0, "beta_nll": 0, "predictive_nll": 2, "gaussian_mixture_nll": 2,
         "alpha_divergence": 2, "importance_weighted_elbo": 3, "mean_mse": 1,
-        "gaussian_moments_nll": 2, "crps": 1, "energy_score": 2,
+        "gaussian_moments_nll": 2, "crps": 3, "energy_score": 3,
     }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_bytes_by_hand():
     said = {name: kind.about.bytes for name, kind in LOSSES.items()}
     assert said["expected_nll"] == "0"
     assert said["gaussian_moments_nll"] == "12·B·V"
-    assert said["energy_score"] == "4·S·B·V + 8·B"
+    assert said["energy_score"] == "8·S·B·V/P + 4·B"
     assert said["importance_weighted_elbo"] == "16 + 8·S/P"
 
 

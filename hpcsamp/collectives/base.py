@@ -115,6 +115,21 @@ class Collectives(ABC):
         self.sum_(whole, over)
         return whole.split(list(counts))[self.place(over)].clone()
 
+    def all_to_all(self, x: Tensor, counts: Sequence[Sequence[int]], over: Over) -> Tensor:
+        """Send a part of a flat tensor to each of some ranks, and concatenate those received.
+
+        Parameters
+        ----------
+        counts
+            ``counts[q][p]`` numbers go from the q-th rank to the p-th; 0 is allowed. Parts are in
+            rank order.
+        """
+        sent = [sum(row) for row in counts]
+        everyone, place = self.gather(x, sent, over).split(sent), self.place(over)
+        return torch.cat(
+            [y.split(list(row))[place] for y, row in zip(everyone, counts, strict=True)]
+        )
+
     def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
         """Begin :meth:`gather` of a flat tensor, which must not change until it is complete.
 

@@ -99,6 +99,15 @@ class MpiCollectives(Collectives):
             self._comms[over].Allgatherv(mine, (everyone, sizes))
         return _like(x, everyone)
 
+    def all_to_all(self, x: Tensor, counts: Sequence[Sequence[int]], over: Over) -> Tensor:
+        """Send a part of a flat tensor to each of some ranks, and concatenate those received."""
+        mine, place = self._buffer(x), self.place(over)
+        received = [row[place] for row in counts]
+        everyone = _empty(mine, (sum(received),))
+        with here.waiting(Doing.EXCHANGE):
+            self._comms[over].Alltoallv((mine, list(counts[place])), (everyone, received))
+        return _like(x, everyone)
+
     def begin_gather(self, x: Tensor, counts: Sequence[int], over: Over) -> Callable[[], Tensor]:
         """Begin to concatenate the flat tensors of the ranks ``over``."""
         mine = self._buffer(x)

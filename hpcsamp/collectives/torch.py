@@ -175,6 +175,20 @@ class TorchCollectives(MpiCollectives):
 
         return ended
 
+    def all_to_all(self, x: Tensor, counts: Sequence[Sequence[int]], over: Over) -> Tensor:
+        """Send a part of a flat tensor to each of some ranks, and concatenate those received."""
+        group = self._of(x, over)
+        if group is None:
+            return super().all_to_all(x, counts, over)
+        place = self.place(over)
+        received = [row[place] for row in counts]
+        everyone = x.new_empty(sum(received))
+        self._wait(
+            group.alltoall_base(everyone, x.detach().contiguous(), received, list(counts[place])),
+            over,
+        )
+        return everyone
+
     def gather_(self, x: Tensor, counts: Sequence[int], over: Over) -> None:
         """Fill a flat tensor with the parts of the ranks ``over``, in place."""
         if self._of(x, over) is None:

@@ -22,12 +22,16 @@ class Shared:
         a sample group, ``V`` values of an item.
     over_ranks
         Whether the bytes are divided over the ``P`` ranks, so that each rank sends only its part.
+    way
+        ``"sum"``: all ranks combine equal quantities. ``"all-to-all"``: each rank sends a different
+        part to each of the others.
     """
 
     what: str
     number: int
     each: str = ""
     over_ranks: bool = False
+    way: Literal["sum", "all-to-all"] = "sum"
 
     def bytes(self, samples: int, batch: int, values: int, ranks: int) -> float:
         """Bytes that a rank sends in a step for S samples, B items, V values and P ranks."""

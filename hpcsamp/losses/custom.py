@@ -10,7 +10,7 @@ from torch import Tensor
 from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
 from hpcsamp.losses.base import DataLoss
-from hpcsamp.losses.crps import gather_samples
+from hpcsamp.losses.pairwise import gather_samples
 
 OutputsLoss = Callable[[Tensor, Tensor], Tensor]
 

@@ -8,40 +8,38 @@ import torch
 from torch import Tensor
 
 from hpcsamp.collectives import Collectives
-from hpcsamp.losses.about import About, Shared
-from hpcsamp.losses.base import DataLoss
-from hpcsamp.losses.crps import gather_samples, pairs
-from hpcsamp.losses.likelihoods import Likelihood, Samples
+from hpcsamp.losses.about import About
+from hpcsamp.losses.pairwise import EXCHANGES, PairwiseLoss, divided, gather_samples
 from hpcsamp.losses.values import like_target
 
 
-class EnergyScore(DataLoss):
+class EnergyScore(PairwiseLoss):
     """CRPS with the Euclidean distance between whole items in place of the absolute difference.
 
-    In units of the target; weights of values multiply the squared differences. Each rank computes
-    the pairs of its own samples with all others, so the O(S^2) work is divided over the ranks.
+    In units of the target; weights of values multiply the squared differences. The O(S^2) work is
+    divided over the ranks: each computes all pairs of samples of 1/P of the items. For two ranks,
+    and for batches of very few items, such as two, all samples are gathered instead (``4 S B V``
+    bytes), and each rank computes the pairs of its own samples with all others.
 
     Parameters
     ----------
-    fair
+    fair, alpha
         As in :class:`~hpcsamp.losses.crps.CRPS`.
+
+    Raises
+    ------
+    UsageError
+        As for :class:`~hpcsamp.losses.crps.CRPS`.
     """
 
     about = About(
-        formula="mean_s ||y_s - t|| - 1/(2 S (S-1)) sum_s,r ||y_s - y_r|| (plain: 1/(2 S^2))",
+        formula="mean_s ||y_s - t|| - 1/2 (alpha/(S (S-1)) + (1-alpha)/S^2) "
+        "sum_s,r ||y_s - y_r|| (plain: alpha = 0)",
         kind="pairwise",
-        exchanges=(Shared("all samples", 4, "SBV"), Shared("sums", 8, "B")),
+        exchanges=EXCHANGES,
         cost="O(S^2 / P) a value",
-        source="Gneiting & Raftery 2007, eq. 22",
+        source="Gneiting & Raftery 2007, eq. 22; Lang et al. 2024 (alpha)",
     )
-
-    def __init__(self, fair: bool = True, *, weights: Tensor | None = None) -> None:
-        super().__init__(weights=weights)
-        self.fair = fair
-
-    def predictive(self) -> Likelihood:
-        """Return :class:`Samples`, because this loss scores the samples themselves."""
-        return Samples()
 
     def items(
         self,
@@ -56,15 +54,28 @@ class EnergyScore(DataLoss):
         if weight is not None:
             z = z * weight.sqrt()
         z = z.reshape(*z.shape[:2], -1)
-        away = torch.linalg.vector_norm(z, dim=-1).sum(0)
-        with torch.no_grad():
-            everyone = gather_samples(z.detach(), samples, group)
-        apart = _DistancesToAll.apply(z, everyone).sum(0)
-        # both members of a pair move, each on the rank that holds it: a rank's own share of the
-        # pairs has half the gradient, at the full value
+        items = z.shape[1]
+        most = -(-items // group.sample_size)
+        if 2 * most < items:  # there and back is less than everything
+            each = divided(z, lambda y: self._of_items(y, y.detach()), samples, group)
+        else:
+            each = self._of_items(z, gather_samples(z.detach(), samples, group))
+        return group.sum_over_samples(each)
+
+    def _of_items(self, own: Tensor, everyone: Tensor) -> Tensor:
+        """Return the terms ``(B,)`` of samples ``(s, B, V)``, which add up to the scores.
+
+        ``everyone``: all samples ``(S, B, V)``, without gradient.
+        """
+        samples = len(everyone)
+        away = torch.linalg.vector_norm(own, dim=-1).sum(0) / samples
+        if samples == 1:
+            return away
+        apart = _DistancesToAll.apply(own, everyone).sum(0)
+        # both members of a pair move, each where its own gradient is computed: a term has half the
+        # gradient, at the full value
         apart = 2 * apart - apart.detach()
-        away, apart = group.sum_over_samples(torch.stack([away, apart]))
-        return away / samples - apart / (2 * pairs(max(samples, 2), self.fair))
+        return away - apart * (self.of_pair(samples) / 2)
 
 
 class _DistancesToAll(torch.autograd.Function):

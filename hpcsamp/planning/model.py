@@ -291,17 +291,14 @@ def _statistics(
     work: Workload, layout: NodeLayout, machine: Machine, rates: Rates, items: int
 ) -> StepPhase:
     """Predict the exchanges of the loss within a sample group."""
-    p = layout.sample_size
-    count = len(work.statistics)
-    size = sum(e.bytes(work.samples, items, work.values, p) for e in work.statistics)
-    size *= work.item / 4
-    cost = Cost()
-    if work.gathers:
-        cost = network.allgather(machine.network, layout.sample_group, size)
-    for _ in range(count - work.gathers):
-        part = 0.0 if work.gathers else size / count
-        cost = cost + network.allreduce(machine.network, layout.sample_group, part)
-    return _exchange("statistics", cost, rates.stage * count, p)
+    p, net, cost = layout.sample_size, machine.network, Cost()
+    for e in work.statistics:
+        size = e.bytes(work.samples, items, work.values, p) * work.item / 4
+        if e.way == "all-to-all":
+            cost = cost + network.to_others(net, layout.sample_group, 1, size * (p - 1) / p)
+        else:
+            cost = cost + network.allreduce(net, layout.sample_group, size)
+    return _exchange("statistics", cost, rates.stage * len(work.statistics), p)
 
 
 def _exchange(name: str, cost: Cost, stage: float, ranks: int) -> StepPhase:

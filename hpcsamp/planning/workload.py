@@ -53,8 +53,8 @@ class Workload:
         Bytes of an item in a step, and in its file.
     values
         Number of values of an item that a loss compares (``V``).
-    statistics, gathers
-        Sizes of the exchanges of a loss, and whether they gather outputs on all ranks.
+    statistics
+        Exchanges of a loss.
     views
         ``"none"`` without augmentation; otherwise ``"all"``, ``"rank"`` or ``"sample"``: the
         samples that share a view of an item.
@@ -93,7 +93,6 @@ class Workload:
     item: int = 4
     own: bool = False
     statistics: tuple[Shared, ...] = ()
-    gathers: bool = False
     views: Share | Literal["none"] = "none"
     sharded: bool = False
     recompute: bool = False
@@ -141,7 +140,6 @@ class Workload:
             stored_bytes=held.stored(shapes),
             values=1 if run.task.labels else round(shapes.target_values * held.outputs),
             statistics=about.exchanges if about else (),
-            gathers=about is not None and about.kind == "pairwise",
             views=config.augment.share if config.augment.active else "none",
             sharded=bool(config.optimizer.sharded),
             shares=config.optimizer.sharded == "weights",
