@@ -446,7 +446,9 @@ def test_scripts_are_rendered_without_the_scheduler(slurm, monkeypatch, capsys):
     app(["campaign", "render", str(slurm.file)], standalone_mode=False)
     told = capsys.readouterr()
     assert "7 points" in told.out
-    assert "was not found: is this a machine with slurm?; its limits will be checked" in told.err
+    assert (
+        "was not found: is this a machine with slurm?; its limits are checked by submit" in told.err
+    )
     scripts = list(slurm.campaign.folder.rglob("*.sbatch"))
     assert scripts, list(slurm.campaign.folder.rglob("*"))
 

@@ -51,7 +51,8 @@ def made(name, y=Y, net=network, samples=3, **arguments):
 
 def train(method, y=Y, steps=40, lr=1e-2, samples=3):
     """Train on batches of all items."""
-    kind = method.optimizers.get("SGHMC", torch.optim.Adam)
+    own = method.optimizers
+    kind = own.get("SGHMC") or own.get("Adam", torch.optim.Adam)
     optimizer = hs.distribute(kind(method.parameters(), lr=lr), Alone(), method)
     loss = losses.ELBO(losses.ExpectedNLL(losses.LearnedGaussian()), ITEMS)
     for _ in range(steps):

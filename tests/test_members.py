@@ -99,7 +99,7 @@ def test_a_method_holds_parts_only_if_its_own_class_says_so(name):
     """A subclass of such a class may hold or draw more."""
     kind = METHODS.find(name)
     method = kind.__new__(kind)
-    if name in ("mean_field", "ensemble", "mc_dropout"):
+    if name in ("mean_field", "ivon", "ensemble", "mc_dropout"):
         method.check_parts()
         return
     with pytest.raises(UsageError, match=f"{kind.__name__} cannot split a network over model"):
