@@ -14,6 +14,7 @@ from patience import patient
 
 from hpcsamp.campaign import space, submit
 from hpcsamp.campaign.points import Campaign
+from hpcsamp.campaign.search import Searcher
 from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
 from hpcsamp.errors import UsageError
@@ -142,3 +143,28 @@ def test_searches_that_are_refused(file, old, new, words):
 def test_a_search_without_trials_has_no_points(file):
     with pytest.raises(UsageError, match="there are no trials yet"):
         _ = Campaign(file).points
+
+
+def test_a_pruned_trial_is_not_started_again(file, monkeypatch):
+    file.write_text(
+        SEARCH.replace("trials = 30", 'trials = 1\npruner = "median"').replace(
+            "python3 -S task.py", "sleep 60;"
+        )
+    )
+    searcher = Searcher(file, None, list)
+    assert searcher.step()
+    campaign = Campaign(file)
+    end = time.monotonic() + patient(20)
+    while not Store(campaign.folder).read_marks():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    monkeypatch.setattr(searcher, "_is_hopeless", lambda *_: True)
+    tell = searcher.study.tell
+    monkeypatch.setattr(searcher.study, "tell", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # killed before Optuna knew
+        searcher.step()
+    monkeypatch.setattr(searcher.study, "tell", tell)
+    assert not searcher.step()
+    assert [t.state.name for t in searcher.study.trials] == ["PRUNED"]
+    assert Survey(campaign, Store(campaign.folder).load()).counts() == {"pruned": 1}
+    assert submit.submit(campaign, [*submit.NEW, "failed", "interrupted"]).points == []

@@ -203,9 +203,13 @@ class Searcher:
                 self.report(f"point {number}: failed: {why}")
             elif status.word == "running" and self.search.pruner != "none":
                 if self._is_hopeless(trial, self.folder / "points" / name):
-                    self.study.tell(trial.number, state=TrialState.PRUNED)
+                    pruned = space.read_pruned(self.folder) | {name}
+                    space.write_trials(self.folder, space.read_trials(self.folder), pruned)
                     submit.cancel(campaign, Selection(points=(name,)))
+                    self.study.tell(trial.number, state=TrialState.PRUNED)
                     self.report(f"point {number}: pruned")
+            elif status.word == "pruned":  # killed before Optuna knew
+                self.study.tell(trial.number, state=TrialState.PRUNED)
             elif status.word == "interrupted":
                 if len(survey.elements_of(status.point)) >= STARTS:
                     self.study.tell(trial.number, state=TrialState.FAIL)

@@ -8,6 +8,7 @@ read them without Optuna.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,17 +83,26 @@ def read_trials(folder: Path) -> list[dict[str, Any]]:
     DataError
         If the file is damaged.
     """
-    file = folder / TRIALS
-    if not file.exists():
-        return []
-    trials = text.read_json(file, folder.name, unsealed=False).get("trials")
+    trials = _read(folder).get("trials", [])
     if not isinstance(trials, list) or not all(isinstance(t, dict) for t in trials):
-        raise DataError(f"{file} is damaged: the trials are missing")
+        raise DataError(f"{folder / TRIALS} is damaged: the trials are missing")
     return trials
 
 
-def write_trials(folder: Path, trials: list[dict[str, Any]]) -> None:
-    """Write the values of the trials so far.
+def read_pruned(folder: Path) -> set[str]:
+    """Return the names of the points that the pruner ended; folder of a campaign."""
+    return set(_read(folder).get("pruned", []))
+
+
+def write_trials(
+    folder: Path, trials: list[dict[str, Any]], pruned: Iterable[str] | None = None
+) -> None:
+    """Write the values of the trials so far, and the names of pruned points.
+
+    Parameters
+    ----------
+    pruned
+        The names; None for those in the file.
 
     Raises
     ------
@@ -101,6 +111,15 @@ def write_trials(folder: Path, trials: list[dict[str, Any]]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / TRIALS, text.to_json({"trials": trials}, folder.name))
+        table = {
+            "trials": trials,
+            "pruned": sorted(read_pruned(folder) if pruned is None else pruned),
+        }
+        write_whole(folder / TRIALS, text.to_json(table, folder.name))
     except OSError as e:
         raise UsageError(f"cannot write {folder / TRIALS}: {e.strerror}") from e
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / TRIALS
+    return text.read_json(file, folder.name, unsealed=False) if file.exists() else {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from hpcsamp.campaign import causes, products
+from hpcsamp.campaign import causes, products, space
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.render import log_stem
 from hpcsamp.campaign.schedulers import Element, Seen, make
@@ -20,7 +20,7 @@ from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.errors import DataError
 from hpcsamp.sealing import edits
 
-Word = Literal["missing", "queued", "running", "done", "outdated", "failed", "interrupted"]
+Word = Literal["missing", "queued", "running", "done", "outdated", "failed", "interrupted", "pruned"]
 WORDS: tuple[Word, ...] = get_args(Word)
 
 #: Prefixes of scheduler reasons that add nothing to the exit code in a mark.
@@ -37,7 +37,8 @@ class PointStatus:
         The point.
     word
         Its state. ``missing``: never started. ``interrupted``: started, and ended without a mark.
-        ``outdated``: trained, but the campaign file now requires further result files.
+        ``outdated``: trained, but the campaign file now requires further result files. ``pruned``:
+        ended by the pruner of a search.
     why
         If failed or outdated, the exit code or the problem with the result files; if queued, why it
         is waiting.
@@ -102,6 +103,8 @@ class Survey:
         marks = self.store.read_marks()
         self.live = self._live(marks) if ask_scheduler else {}
         folders = self.store.read_folders()
+        search = campaign.spec.search is not None
+        self._pruned = space.read_pruned(campaign.folder) if search else set()
         self.points = [self._status(p, marks.get(p.name), folders) for p in campaign.points]
 
     def counts(self) -> Counter[Word]:
@@ -216,6 +219,8 @@ class Survey:
         live = self.live.get(point.name)
         if live is not None:
             return PointStatus(point, live.word, live.why)
+        if point.name in self._pruned:
+            return PointStatus(point, "pruned")
         if fault:
             return PointStatus(point, "outdated" if outdated else "failed", fault)
         if kind == "failed":

@@ -121,7 +121,7 @@ def _in_words(counts: dict[Any, int]) -> str:
 def _exit_code(counts: dict[Any, int]) -> int:
     if counts["failed"] or counts["interrupted"]:
         return 1
-    return 75 if any(n for word, n in counts.items() if word != "done") else 0
+    return 75 if any(n for word, n in counts.items() if word not in ("done", "pruned")) else 0
 
 
 def _show_unplanned(made: Campaign, survey: Survey, described: list[Any], total: int) -> None:
