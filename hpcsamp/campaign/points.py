@@ -101,6 +101,12 @@ class Campaign:
         state = Store(self.folder).load()
         self.known_datasets = {**state.datasets, **(datasets or {})}
         self.folders = dict(state.folders)
+        self.needs: dict[str, Campaign] = {}  # of a stage, the stages before it
+        self.after = ""  # of a stage that waits for every point, a hash of these
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Read axes, expressions and resources from ``spec``."""
         axes.check(self.spec)
         self._derived = self._read_derived()
         self._exclude = [parse(t, "exclude") for t in self.spec.exclude]
@@ -268,6 +274,10 @@ class Campaign:
             self._shapes[key] = resources.shape(worked_out)
         return self._shapes[key]
 
+    def shape_of(self, point: Point) -> resources.Shape:
+        """Return the resources of a point of another stage in this one."""
+        return self._shape(ChainMap(point.values, self._flat_base, self._defaults), {})
+
     def suits(self, run: config.RunConfig, point: Point) -> bool:
         """Whether a run with this configuration gives the same results as a point."""
         asked = {k: v for k, v in point.values.items() if k.startswith("resources.")}
@@ -290,6 +300,7 @@ class Campaign:
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
             facts["grid"] += [run.parallel.model] * (run.parallel.model > 1)
         facts["dataset"] = self._dataset(path)
+        facts |= {"after": self.after} if self.after else {}
         # Evaluations after training are not part of the name: for one more split, the point is
         # evaluated but not trained again.
         name = _hash({**facts, "commands": self.spec.commands or spec.USUAL})

@@ -47,12 +47,15 @@ class Job:
         Resources of each point.
     points
         Points in the order of the lines of the table.
+    needs
+        For each point, the elements of other jobs that must succeed before.
     """
 
     script: str
     table: str
     shape: Shape
     points: tuple[Point, ...]
+    needs: tuple[tuple[tuple[str, int], ...], ...] = ()
 
     @property
     def elements(self) -> int:
@@ -100,6 +103,9 @@ def files(campaign: Campaign, jobs: Sequence[Job], submission: Path) -> dict[str
     for job in jobs:
         texts[job.table] = table(job.points)
         texts[job.script] = script(campaign, job, submission)
+    if campaign.after:
+        for name, need in campaign.needs.items():
+            texts[f"{name}.txt"] = "".join(f"{need.folder}/points/{p.name}\n" for p in need.points)
     return texts
 
 
@@ -164,6 +170,9 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         products=campaign.spec.files(),
         planned=campaign.spec.planned(),
         retries=campaign.spec.retries,
+        file=str(campaign.file.resolve()),
+        every=bool(campaign.after),
+        needs={n: (str(c.folder), c.spec.files()) for n, c in campaign.needs.items()},
         gpu_option=_filled([site.gpu_option], facts, "gpu_option", lines.option)[0]
         if shape.gpus
         else "",

@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hpcsamp.campaign import stage
 from hpcsamp.campaign.space import Search
+from hpcsamp.campaign.stage import Stage
 from hpcsamp.config import read_toml
 from hpcsamp.errors import UsageError
 from hpcsamp.spelling import hint, shown
@@ -86,6 +88,9 @@ class CampaignFile(BaseModel):
     results: list[str] = Field([], description="result files of a finished point")
     collect: Collect = Collect()
     search: Search | None = None
+    stages: dict[str, Stage] = Field(
+        default_factory=dict, alias="stage", description="jobs that follow the points, in order"
+    )
     retries: int = Field(
         100,
         ge=0,
@@ -148,7 +153,13 @@ def read(path: Path) -> CampaignFile:
                 f'{path}: {key} = {shown(text)}: at most 100 letters, digits, "-", "_" and "." are '
                 f"allowed, because it names {what}"
             )
-    for product in spec.files():
+    try:
+        stage.check(spec.stages)
+    except UsageError as e:
+        raise UsageError(f"{path}: {e}") from None
+    if spec.stages and spec.search is not None:
+        raise UsageError(f"{path}: [search] cannot be combined with [stage]")
+    for product in (*spec.files(), *(r for s in spec.stages.values() for r in s.results)):
         if Path(product).is_absolute() or ".." in Path(product).parts:
             raise UsageError(
                 f"{path}: results = {shown(product)} is outside the folder of the point"

@@ -20,7 +20,9 @@ from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
 from hpcsamp.errors import DataError
 from hpcsamp.sealing import edits
 
-Word = Literal["missing", "queued", "running", "done", "outdated", "failed", "interrupted", "pruned"]
+Word = Literal[
+    "missing", "queued", "running", "done", "outdated", "failed", "interrupted", "pruned"
+]
 WORDS: tuple[Word, ...] = get_args(Word)
 
 #: Prefixes of scheduler reasons that add nothing to the exit code in a mark.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,6 +142,7 @@ def submit(
     accept_edits: bool = False,
     time: str | None = None,
     memory: str | None = None,
+    needs: Mapping[str, tuple[Element, ...]] | None = None,
 ) -> Submitted:
     """Submit the points that are in the given states.
 
@@ -159,6 +160,8 @@ def submit(
         Submit scripts that were edited by hand without changes.
     time, memory
         Limits that replace those of the plan.
+    needs
+        Elements of other jobs that must succeed before a point starts, by its name.
 
     Raises
     ------
@@ -221,7 +224,11 @@ def submit(
         try:
             after = _before(campaign, survey, len(rendered.jobs))
             more = {"after": after} if after else {}
-            scheduler.submit(rendered.jobs, rendered.folder, note, **more)
+            jobs = [
+                replace(j, needs=tuple(needs.get(p.name, ()) for p in j.points)) if needs else j
+                for j in rendered.jobs
+            ]
+            scheduler.submit(jobs, rendered.folder, note, **more)
         except HpcsampError as e:
             if not taken:
                 _restore(store, before)

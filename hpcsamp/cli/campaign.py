@@ -172,19 +172,20 @@ def submit(
 ) -> None:
     """Submit the points that were never started or lack a result file; do not wait for them.
 
+    Jobs of stages are submitted as well; they wait in the scheduler for what they need.
+
     Examples:
 
         hpcsamp campaign submit sweep.toml
 
         hpcsamp campaign submit sweep.toml --where 'method.samples == 16 and seed < 3'
     """
-    from hpcsamp.campaign import submit as submission
+    from hpcsamp.campaign import stages
     from hpcsamp.campaign.selection import select
+    from hpcsamp.campaign.submit import NEW
 
     selection = select(where, (), point or ())
-    done = submission.submit(
-        load(campaign, site), submission.NEW, selection=selection, accept_edits=accept_edits
-    )
+    done = stages.submit_all(load(campaign, site), NEW, selection, accept_edits=accept_edits)
     _report(done, f"{'selected ' * bool(selection)}was never started")
 
 
@@ -207,14 +208,15 @@ def resume(
 
         hpcsamp campaign resume sweep.toml --state failed --time 02:00:00 --memory 16G
     """
-    from hpcsamp.campaign import submit as submission
+    from hpcsamp.campaign import stages
     from hpcsamp.campaign.selection import select
+    from hpcsamp.campaign.submit import NEW
 
     selection = select(where, state or (), point or ())
-    done = submission.submit(
+    done = stages.submit_all(
         load(campaign, site),
-        [*submission.NEW, "failed", "interrupted"],
-        selection=selection,
+        [*NEW, "failed", "interrupted"],
+        selection,
         accept_edits=accept_edits,
         time=time,
         memory=memory,
@@ -239,10 +241,10 @@ def cancel(
 
         hpcsamp campaign cancel sweep.toml --where 'seed > 3' --state queued
     """
+    from hpcsamp.campaign import stages
     from hpcsamp.campaign.selection import select
-    from hpcsamp.campaign.submit import cancel as end
 
-    ended = end(load(campaign, site), select(where, state or (), point or ()))
+    ended = stages.cancel_all(load(campaign, site), select(where, state or (), point or ()))
     typer.echo(f"cancelled {', '.join(ended)}" if ended else "no job is waiting or running")
 
 
@@ -278,15 +280,18 @@ def _limits(made: Campaign) -> Limits:
         return Limits(0, {})
 
 
-def _report(done: Submitted, which: str) -> None:
-    if not done.points:
+def _report(stages: dict[str, list[Submitted]], which: str) -> None:
+    """Print what was submitted of the points and of each stage."""
+    submitted = [(name, one) for name, of in stages.items() for one in of if one.points]
+    for name, done in submitted:
+        points, jobs = len(done.points), len(done.jobs)
+        typer.echo(
+            f"{f'{name}: ' * (len(stages) > 1)}submitted {points} point{'s' * (points > 1)} in "
+            f"{jobs} array{'s' * (jobs > 1)}: {', '.join(done.jobs)}; scripts and logs in "
+            f"{done.folder}"
+        )
+    if not submitted:
         typer.echo(f"nothing to submit: no point {which}")
-        return
-    points, jobs = len(done.points), len(done.jobs)
-    typer.echo(
-        f"submitted {points} point{'s' * (points > 1)} in {jobs} array{'s' * (jobs > 1)}: "
-        f"{', '.join(done.jobs)}; scripts and logs in {done.folder}"
-    )
 
 
 for _command in (

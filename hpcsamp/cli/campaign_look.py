@@ -62,7 +62,7 @@ def status(
 
         hpcsamp campaign status sweep.toml --where 'seed < 3' --state failed
     """
-    from hpcsamp.campaign import unplanned
+    from hpcsamp.campaign import stages, unplanned
     from hpcsamp.campaign.selection import select
     from hpcsamp.campaign.status import WORDS
     from hpcsamp.cli.output import show
@@ -71,6 +71,9 @@ def status(
     selection = select(where, state or (), point or ())
     if watch:
         _watch(made, select(where, (), point or ()), seconds)
+        for name, follower in ({} if selection else stages.of(made)).items():
+            typer.echo(f"{made.file}:{name}")
+            _watch(follower, select(), seconds)
     survey = look(made, not offline)
     selected = selection.among(made, survey.points) if selection else survey.points
     busy = [s for s in selected if s.word in ("running", "failed", "interrupted", "outdated")]
@@ -106,6 +109,10 @@ def status(
     of = f" of {len(survey.points)}" if selection else ""
     typer.echo(f"{len(selected)}{of} points: {_in_words(counts) or 'none is selected'}")
     _show_unplanned(made, survey, described, len(extra))
+    for name, follower in ({} if selection else stages.of(made)).items():
+        words = look(follower, not offline).counts()
+        typer.echo(f"{made.file}:{name}: {_in_words(words)}")
+        counts = {w: n + words[w] for w, n in counts.items()}
     if exit_code:
         raise typer.Exit(_exit_code(counts))
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from hpcsamp.campaign.points import Campaign
     from hpcsamp.campaign.status import Survey
 
-File = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign file.")]
+File = Annotated[
+    Path,
+    typer.Argument(metavar="CAMPAIGN", help="The campaign file, or a stage of it: FILE:STAGE."),
+]
 SiteName = Annotated[
     str | None,
     typer.Option("--site", help="Site to use instead of the one in the file, e.g. local."),
@@ -47,10 +50,10 @@ SHOWN = 50
 
 
 def load(file: Path, site: str | None = None) -> Campaign:
-    """Read a campaign file."""
-    from hpcsamp.campaign.points import Campaign
+    """Read a campaign file, or a stage of one: ``FILE:STAGE``."""
+    from hpcsamp.campaign import stages
 
-    return Campaign(file, site)
+    return stages.load(file, site)
 
 
 def look(campaign: Campaign, ask_scheduler: bool = True) -> Survey:

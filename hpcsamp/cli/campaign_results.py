@@ -75,6 +75,9 @@ def best(
         ),
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of points.")] = 1,
+    folder: Annotated[
+        bool, typer.Option("--folder", help="Print the folders of the points and nothing else.")
+    ] = False,
     where: Where = None,
     point: Chosen = None,
     json_file: Json = None,
@@ -90,6 +93,8 @@ def best(
         hpcsamp campaign best sweep.toml nll
 
         hpcsamp campaign best sweep.toml test.accuracy --count 5
+
+        hpcsamp train "$(hpcsamp campaign best sweep.toml nll --folder)/config.toml" --output runs/b
     """
     from hpcsamp.campaign import best as ranking
     from hpcsamp.campaign import collect as collecting
@@ -99,6 +104,9 @@ def best(
     made = load(campaign, site)
     result = collecting.collect(made, False, select(where, (), point or ()))
     column, rows = ranking.best(result, metric, highest, count)
+    if folder:
+        typer.echo("\n".join(str(made.folder / "points" / str(row["folder"])) for row in rows))
+        return
     axes = list(made.points[0].values)
     table: list[list[Cell]] = [
         [row["point"], row["folder"], *(cell(row.get(a)) for a in axes), row[column]]

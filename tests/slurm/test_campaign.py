@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -209,7 +210,7 @@ point=$1
 echo x >>"$point/begun"
 case "$*" in
 *seed=2*) if [ "$(wc -l <"$point/begun")" -lt 2 ]; then exit 75; fi ;;
-*seed=3*) exit 4 ;;
+*seed=3*) [ -e mended ] || exit 4 ;;
 esac
 digest=$(sha256sum "$point/begun" | cut -c 1-64)
 echo '{"steps": 1, "parameters_sha256": "'"$digest"'"}' >"$point/summary.json"
@@ -223,6 +224,15 @@ seed = [1, 2, 3, 4, 5]
 [resources]
 time = "00:01:00"
 points_per_job = 3
+[stage.predict]
+commands = ['basename "$train" >"$point/of.txt"']
+results = ["of.txt"]
+resources = { time = "00:01:00", points_per_job = 3 }
+[stage.report]
+needs = ["train", "predict"]
+every = true
+commands = ['launch cat "${predict[@]/%//of.txt}" >"$point/report.txt"']
+results = ["report.txt"]
 [site]
 name = "slurm"
 """
@@ -232,7 +242,12 @@ def test_several_points_in_one_job(slurm, digits, tmp_path):
     """The one that stops early is continued by its job, which does not repeat those that ended."""
     site = Site(slurm, digits, tmp_path, PACKED)
     (tmp_path / "task.sh").write_text(TASK)
-    assert "submitted 5 points in 1 array" in site("submit")
+    told = site("submit")
+    assert "train: submitted 5 points in 1 array" in told
+    assert "predict: submitted 5 points in 1 array" in told
+    first, second = (re.search(rf"{s}: .* array: (\d+)", told)[1] for s in ("train", "predict"))
+    waits = slurm.command("squeue", "-h", "-j", second, "-o", "%E")
+    assert f"aftercorr:{first}" in waits, waits
     assert site.wait() == {"done": 4, "failed": 1}
     begun = [(site.folder / "points" / site.name(n) / "begun").read_text() for n in range(1, 6)]
     assert list(map(len, begun)) == [2, 4, 2, 2, 2]
@@ -244,3 +259,20 @@ def test_several_points_in_one_job(slurm, digits, tmp_path):
     found = json.loads(path.read_text())
     assert [p["starts"] for p in found["points"]] == [1, 2, 1, 1, 1]
     assert 0 < found["core_hours"] < found["core_hours_requested"] == pytest.approx(6 / 60)
+
+    # an element of predict has not started, because a point that it follows has failed
+    slurm.until(lambda: stage(site, "predict") == {"done": 2, "missing": 3}, 60, "predict")
+    assert stage(site, "report") == {"missing": 1}
+    (tmp_path / "mended").touch()
+    told = site("resume")
+    assert told.count("predict: submitted") == 2  # one waits for its point, and two for nothing
+    assert "report: submitted 1 point" in told
+    slurm.until(lambda: stage(site, "report") == {"done": 1}, 120, "the report")
+    [report] = (site.folder / "stages" / "report" / "points").glob("*/report.txt")
+    assert report.read_text().split() == [site.name(n) for n in range(1, 6)]
+
+
+def stage(site: Site, name: str) -> dict[str, int]:
+    """Counts of a stage."""
+    [line] = [s for s in site("status").splitlines() if f":{name}: " in s]
+    return {s.split()[1]: int(s.split()[0]) for s in line.rpartition(": ")[2].split(", ")}

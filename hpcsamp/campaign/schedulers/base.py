@@ -205,6 +205,28 @@ class Scheduler(ABC):
         return done.stdout
 
 
+def dependency(job: Job, before: Sequence[str], corresponding: bool = False) -> str:
+    """Return the dependencies of a job as Slurm and PBS write them; empty if there are none.
+
+    Parameters
+    ----------
+    before
+        Jobs that must end first, in whatever way.
+    corresponding
+        Whether an element may wait for the element of the same index alone (``aftercorr``).
+    """
+    parts = [f"afterany:{':'.join(before)}"] if before else []
+    needed = sorted({of for elements in job.needs for of, _ in elements})
+    if needed:
+        pack = job.shape.points_per_job
+        same = all(
+            elements == ((needed[0], line // pack),) for line, elements in enumerate(job.needs)
+        )
+        kind = "aftercorr" if corresponding and same else "afterok"
+        parts.append(f"{kind}:{':'.join(needed)}")
+    return ",".join(parts)
+
+
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
     """Remove variables that would change commands silently or start MPI as a rank.
 

@@ -23,7 +23,7 @@ from hpcsamp.campaign.schedulers.base import (
     SchedulerError,
     clean,
 )
-from hpcsamp.campaign.schedulers.runner import DROPPED, GRACE, QUEUE, STATE, alive
+from hpcsamp.campaign.schedulers.runner import DROPPED, GRACE, QUEUE, STATE, alive, places
 from hpcsamp.errors import UsageError
 from hpcsamp.files import write_whole
 from hpcsamp.processes import started
@@ -61,6 +61,7 @@ class Local(Scheduler):
                     "several": job.shape.points_per_job > 1,
                     "cores": min(cores, job.shape.ranks * job.shape.cores),
                     "seconds": job.shape.job_minutes * 60,
+                    "needs": _needs(job),
                 }
                 for job in jobs
             ],
@@ -98,15 +99,7 @@ class Local(Scheduler):
             state = alive(folder)
             if state is None:
                 continue
-            arrays = text.read_json(folder / QUEUE, text.owner_of(folder), unsealed=False)["arrays"]
-            order = [(a["script"], i) for a in arrays for i in range(a["count"])]
-            dropped = set(map(tuple, state.get("dropped", ())))
-            waiting = [*order[state["next"] :], *map(tuple, state["again"])]
-            waiting = [place for place in waiting if place not in dropped]
-            for script, index in waiting:
-                found[str(folder / script), index] = "queued"
-            for script, index in state["running"]:
-                found[str(folder / script), index] = "running"
+            found |= places(folder, state)
         return {e: live for e, live in found.items() if e[0] in set(jobs)}
 
     def find(self, name: str, script: Path, identity: str = "") -> str | None:
@@ -139,3 +132,10 @@ class Local(Scheduler):
                 if time.monotonic() > end:
                     raise SchedulerError(f"the runner {state['pid']} does not end")
                 time.sleep(0.05)
+
+
+def _needs(job: Job) -> list[list[Element]]:
+    """Return the elements of other jobs that each element of a job waits for."""
+    pack = job.shape.points_per_job
+    lines = [job.needs[i * pack : (i + 1) * pack] for i in range(job.elements)]
+    return [sorted({e for elements in of for e in elements}) for of in lines]

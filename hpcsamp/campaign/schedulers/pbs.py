@@ -18,6 +18,7 @@ from hpcsamp.campaign.schedulers.base import (
     Scheduler,
     SchedulerError,
     Seen,
+    dependency,
 )
 from hpcsamp.config import seconds
 
@@ -64,7 +65,8 @@ class PBS(Scheduler):
         """Submit each array with ``qsub``; an array of one point is an ordinary job."""
         before = list(after)
         for job in jobs:
-            wait = ["-W", f"depend=afterany:{':'.join(before)}"] if before else []
+            parts = dependency(job, before)
+            wait = ["-W", f"depend={parts}"] if parts else []
             out = self.ask("qsub", *wait, str(folder / job.script)).strip()
             if not re.match(r"\d+(\[\])?(\.|$)", out):
                 raise SchedulerError(f"qsub returned {out!r} in place of a job identifier")

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from hpcsamp.errors import DataError
 from hpcsamp.files import write_whole
@@ -57,6 +57,7 @@ class Runner:
         self.stopping = False
         self.dropped: dict[Place, float] = {}  # with the times at which they are killed
         self._read = 0
+        self._ask_at = 0.0
 
     def run(self) -> None:
         """Run until all points have ended, or TERM is received."""
@@ -107,7 +108,7 @@ class Runner:
         while waiting := self._waiting():
             place = waiting[0]
             cores = self.arrays[place[0]]["cores"]
-            if self._full(cores):
+            if self._full(cores) or self._must_wait(place):
                 break
             with self._with_others() as (others, taken):
                 if self._full(cores, others, taken):
@@ -120,6 +121,22 @@ class Runner:
                 self._note()
             changed = True
         return changed
+
+    def _must_wait(self, place: Place) -> bool:
+        """Whether a job that the element needs is waiting or running.
+
+        Whether it has succeeded is checked by the script.
+        """
+        needs = self.arrays[place[0]].get("needs", [])
+        if not needs or time.monotonic() < self._ask_at:
+            return bool(needs)
+        wanted = {(script, index) for script, index in needs[place[1]]}
+        for folder in {Path(script).parent for script, _ in wanted}:
+            state = alive(folder)
+            if state is not None and wanted & places(folder, state).keys():
+                self._ask_at = time.monotonic() + 0.3
+                return True
+        return False
 
     def _full(self, cores: int, others: int = 0, taken: int = 0) -> bool:
         """Whether another point with this many cores would exceed the limits of the campaign."""
@@ -214,6 +231,22 @@ class Runner:
             write_whole(self.folder / STATE, text.to_json(state, text.owner_of(self.folder)))
         except OSError as e:  # a full quota: points continue, and marks record their states
             print(f"cannot write {STATE}: {e.strerror}", flush=True)
+
+
+def places(
+    folder: Path, state: dict[str, Any]
+) -> dict[tuple[str, int], Literal["queued", "running"]]:
+    """Return the waiting and running elements of a runner, by path of the script and index."""
+    arrays = text.read_json(folder / QUEUE, text.owner_of(folder), unsealed=False)["arrays"]
+    order = [(a["script"], i) for a in arrays for i in range(a["count"])]
+    dropped = set(map(tuple, state.get("dropped", ())))
+    waiting = [*order[state["next"] :], *map(tuple, state["again"])]
+    found: dict[tuple[str, int], Literal["queued", "running"]] = {
+        (str(folder / script), index): "queued"
+        for script, index in waiting
+        if (script, index) not in dropped
+    }
+    return found | {(str(folder / script), index): "running" for script, index in state["running"]}
 
 
 def alive(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from hpcsamp.campaign.schedulers.base import (
     Scheduler,
     SchedulerError,
     Seen,
+    dependency,
 )
 from hpcsamp.campaign.schedulers.usage import SACCT, Used, of_sacct
 from hpcsamp.config import seconds
@@ -82,7 +83,9 @@ class Slurm(Scheduler):
         """Submit each array with ``sbatch``."""
         before = list(after)
         for job in jobs:
-            wait = [f"--dependency=afterany:{':'.join(before)}"] if before else []
+            parts = dependency(job, before, corresponding=True)
+            wait = [f"--dependency={parts}"] if parts else []
+            wait += ["--kill-on-invalid-dep=yes"] if any(job.needs) else []  # not to wait for ever
             out = self.ask("sbatch", "--parsable", *wait, str(folder / job.script))
             number = out.strip().splitlines()[-1].split(";")[0] if out.strip() else ""
             if not number.isdigit():
