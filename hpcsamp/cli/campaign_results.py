@@ -92,9 +92,7 @@ def best(
 
         hpcsamp campaign best sweep.toml nll
 
-        hpcsamp campaign best sweep.toml test.accuracy --count 5
-
-        hpcsamp train "$(hpcsamp campaign best sweep.toml nll --folder)/config.toml" --output runs/b
+        hpcsamp campaign best sweep.toml test.accuracy --count 5 --folder
     """
     from hpcsamp.campaign import best as ranking
     from hpcsamp.campaign import collect as collecting
