@@ -220,21 +220,20 @@ class ELBO:
                 if v is not None
             }
             compare({"step of the draws": step, **claims, **known}, c, "sample")
-        ratio = None
+        ratio = penalty = None
         check_parts(self.data_loss, self.kl, c.model_size)
         if self.data_loss.joint:
             ratio = factor * method.log_ratio(own_samples, step)
+            penalty = ratio.new_zeros(())
+        elif self.kl == "monte_carlo":
+            penalty = method.log_ratio(own_samples, step).sum() * (factor / (samples * self.items))
         data = LossEvaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
             samples, step, ratio, self.accumulate,
         ).value(self.memory)  # fmt: skip
         # After the data term: the backward pass begins with the term that was evaluated last, so
         # the gradient of a layer is complete when the data term has passed through the layer.
-        if ratio is not None:
-            penalty = ratio.new_zeros(())
-        elif self.kl == "monte_carlo":
-            penalty = method.log_ratio(own_samples, step).sum() * (factor / (samples * self.items))
-        else:
+        if penalty is None:
             part = method.placement.penalty_share(c.sample_rank, c.sample_size)
             with here.part("penalty"):
                 penalty = c.sum_over_model(method.penalty(*part) * (factor / self.items))
