@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from hpcsamp.errors import UsageError
+from hpcsamp.errors import DataError, UsageError
 from hpcsamp.losses import Gaussian
 from hpcsamp.losses.labels import Categorical, Pixelwise
-from hpcsamp.methods.curvature import Kronecker, best_precision, effective, log_evidence
+from hpcsamp.methods.curvature import FORMS, Kronecker, best_precision, effective, log_evidence
 from hpcsamp.methods.laplace import Laplace
-from hpcsamp.prediction.gauss_newton import GaussNewton
+from hpcsamp.prediction.gauss_newton import GaussNewton, check_probit
+from hpcsamp.run import laplace as kept
+from hpcsamp.run.folder import RunFolder
 
 STD, TAU = 0.3, 2.0
 
@@ -173,6 +175,74 @@ def test_an_item_weight_counts_as_items():
         torch.testing.assert_close(one.eigenvalues(), other.eigenvalues())
 
 
+@pytest.mark.parametrize("kind", ["last", "diag"])
+def test_probit_scales_logits_by_their_variances(kind, monkeypatch):
+    x, y = normal(9, 2, 4, 4), torch.arange(9) % 3
+    layers = [nn.Conv2d(2, 2, 3, stride=2, padding=1), nn.ReLU(inplace=True), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(8, 3)).double()
+    found = summed(network, kind, Categorical(), x, y).curvatures()
+    names = list(dict(network.named_parameters()))[-2 if kind == "last" else 0 :]
+    values = {name: p.detach() for name, p in network.named_parameters()}
+    jacobian = torch.func.jacrev(
+        lambda own: torch.func.functional_call(network, {**values, **own}, (x,))
+    )({name: values[name] for name in names})
+    if kind == "last":
+        rows = torch.cat([jacobian["3.weight"], jacobian["3.bias"][..., None]], 3).flatten(2)
+        covariance = torch.linalg.inv(found["3"].matrix + TAU * torch.eye(27).double())
+        expected = torch.einsum("bci,ij,bcj->bc", rows, covariance, rows)
+    else:
+        expected = 0
+        for name in names:
+            h = found[name.partition(".")[0]].diagonal
+            own = h[:, -1] if name.endswith("bias") else h[:, :-1]
+            expected = expected + (jacobian[name].flatten(2).square() / (own.flatten() + TAU)).sum(
+                2
+            )
+    monkeypatch.setattr("hpcsamp.methods.laplace.PORTION", 40)  # the items in several parts
+    method = Laplace(trained(network), found, TAU, linear=kind == "diag", probit=True)
+    with torch.no_grad(), method.predicting():
+        logits, variances = method.logit_variances(x)
+        outputs = method(x, samples=range(2, 4))
+        assert torch.equal(method(x[None], samples=range(1), stacked=True)[0], outputs[0])
+    torch.testing.assert_close(variances, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(logits, network(x).detach())
+    scaled = logits / (1 + math.pi / 8 * expected).sqrt()
+    torch.testing.assert_close(outputs, scaled.expand(2, 9, 3), rtol=1e-9, atol=1e-12)
+
+
+def test_kept_in_the_run_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "config.toml").touch()
+    folder._run = "own"
+    forms = {
+        "a": FORMS["kronecker"](normal(2, 2).square(), normal(3, 3).square()),
+        "b": FORMS["full"](torch.eye(6).double(), torch.tensor([2, 3])),
+        "c": FORMS["diagonal"](normal(2, 3).square()),
+    }
+    kept.keep(folder, 7, kept.Entry("hash", "kron", "probit", TAU, forms))
+    found = kept.read(folder, 7)
+    assert (found.parameters, found.kind, found.predictive) == ("hash", "kron", "probit")
+    assert found.precision == TAU
+    for name, of in forms.items():
+        for part, value in of.tensors().items():
+            assert torch.equal(found.curvatures[name].tensors()[part], value)
+    assert kept.read(folder, 8) is None
+    path = kept.path_of(folder, 7)
+    folder._run = "other"
+    with pytest.raises(DataError, match="another run or step"):
+        kept.read(folder, 7)
+    folder._run = "own"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="laplace --remove"):
+        kept.read(folder, 7)
+    assert kept.remove(folder) == 1
+    assert kept.read(folder, 7) is None
+    with pytest.raises(UsageError, match="has no Laplace posterior"):
+        kept.remove(folder)
+
+
 def test_best_precision_is_the_maximum_of_the_evidence():
     values, square = normal(50).square() * 10, 3.0
     found = best_precision(values, square)
@@ -194,6 +264,8 @@ def test_refusals():
     ):
         with pytest.raises(UsageError, match=match):
             GaussNewton(network, network, kind, likelihood, x)
+    with pytest.raises(UsageError, match="probit is for labels"):
+        check_probit(Gaussian(1.0))
 
 
 RUNS = """runs = {
@@ -207,12 +279,25 @@ import sys
 from pathlib import Path
 from hpcsamp.cli import app
 place, out = Path(sys.argv[1]), Path(sys.argv[2])
-for name, kind in (("classes", "last"), ("series", "kron"), ("classes", "diag")):
+for name, kind, predictive in (("classes", "last", "samples"), ("series", "kron", "samples"),
+                               ("classes", "diag", "probit")):
     run, file = str(place / name), str(out / f"{name}-{kind}")
     common = ["--set", sys.argv[3]]
-    app(["laplace", run, "--kind", kind, "--json", file + "-fit.json", *common],
-        standalone_mode=False)
+    app(["laplace", run, "--kind", kind, "--predictive", predictive, "--json", file + "-fit.json",
+         *common], standalone_mode=False)
     app(["evaluate", run, "--json", file + ".json", *common], standalone_mode=False)
+run, file = str(place / "classes"), str(out / "trained.json")
+if sys.argv[3:] == ["parallel.samples=node"]:  # on one rank: the rest does not depend on the grid
+    import hpcsamp as hs
+    app(["recalibrate", run, "--conformal", "none"], standalone_mode=False)
+    app(["evaluate", run, "--json", str(out / "recalibrated.json")], standalone_mode=False)
+    app(["predict", run, "--out", str(out / "p.h5")], standalone_mode=False)
+    assert hs.load(run, device="cpu").method.probit
+    app(["laplace", run, "--kind", "diag"], standalone_mode=False)  # draws, of the same parameters
+    app(["evaluate", run, "--json", str(out / "others.json")], standalone_mode=False)
+    (place / "classes" / "recalibration.json").unlink()
+app(["laplace", run, "--remove"], standalone_mode=False)
+app(["evaluate", run, "--json", file, *common], standalone_mode=False)
 """
 
 
@@ -229,14 +314,19 @@ def test_any_grid_gives_the_same(script, tmp_path):
     done = script(1, code, timeout=120)
     assert done.code == 0, done.err
     results = []
-    for ranks, samples in ((1, '"world"'), (3, '"world"'), (4, "2")):
+    for ranks, samples in ((1, "node"), (3, '"world"'), (4, "2")):
         out = tmp_path / f"out-{ranks}"
         out.mkdir()
         given = ["", str(tmp_path), str(out), f"parallel.samples={samples}"]
         done = script(ranks, f"import sys; sys.argv = {given!r}\n{COMMANDS}", timeout=240)
         assert done.code == 0, done.err
-        results.append({p.name: json.loads(p.read_text()) for p in sorted(out.iterdir())})
-    assert len(results[0]) == 6
+        results.append({p.name: json.loads(p.read_text()) for p in sorted(out.glob("*.json"))})
+    assert len(results[0]) == 9
+    assert "laplace" not in results[0].pop("trained.json")
+    assert results[0]["classes-diag.json"]["laplace"]["predictive"] == "probit"
+    recalibrated, others = (results[0].pop(f"{of}.json") for of in ("recalibrated", "others"))
+    assert recalibrated["recalibration"]["used"] == "yes"
+    assert "other parameters" in others["recalibration"]["used"]
     for other in results[1:]:
         for name, one in results[0].items():
             if name.endswith("-fit.json"):
@@ -244,4 +334,4 @@ def test_any_grid_gives_the_same(script, tmp_path):
                     assert other[name][key] == pytest.approx(one[key], rel=1e-10)
             else:
                 assert one["laplace"]["prior_precision"] > 0
-                assert other[name]["metrics"] == pytest.approx(one["metrics"], rel=1e-9, abs=1e-12)
+                assert other[name]["metrics"] == pytest.approx(one["metrics"], rel=1e-10, abs=1e-12)

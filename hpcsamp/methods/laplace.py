@@ -7,10 +7,15 @@ Other weights keep their trained values. Where more than the last layer has a po
 those of the network linearised in its weights, ``f(w_trained) + J (w - w_trained)``: H is the exact
 curvature of that model, and draws in the network itself are known to fit badly (Immer et al. 2021).
 (MacKay 1992; Ritter et al. 2018; Daxberger et al. 2021.)
+
+The probit approximation needs no draws: logits f with variances v of the linearised network have
+about the mean probabilities of ``f / sqrt(1 + pi v / 8)`` (MacKay 1992; for several classes with
+the diagonal of the covariance, Gibbs 1997).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +24,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpcsamp.methods.curvature import Curvature
+from hpcsamp.methods.layers_seen import inputs_of, outputs_of, recording
 from hpcsamp.methods.mean_field import MeanField
+
+PREDICTIVES = ("samples", "probit")
+"""Approximations of the predictive distribution."""
+PORTION = 1 << 24
+"""Most numbers of a layer's gradients of the items that are evaluated at once."""
 
 
 class Laplace(MeanField):
@@ -36,6 +47,9 @@ class Laplace(MeanField):
         Prior precision tau, greater than 0.
     linear
         Whether predictions are those of the linearised network.
+    probit
+        Whether the outputs are logits whose mean probabilities are predicted without draws: all
+        samples are then the same.
     others
         See :class:`~hpcsamp.methods.mean_field.MeanField`.
 
@@ -54,6 +68,7 @@ class Laplace(MeanField):
         precision: float,
         *,
         linear: bool = True,
+        probit: bool = False,
         **others: Any,
     ) -> None:
         self._layers = {f"{name}." if name else "": of for name, of in curvatures.items()}
@@ -62,7 +77,7 @@ class Laplace(MeanField):
             module, prior_std=precision**-0.5, bayesian=lambda name: name in drawn, **others
         )
         self.precision = precision
-        self.linear = linear
+        self.linear, self.probit = linear, probit
         self.layers = list(curvatures)
         stds = self.log_std.data.new_empty(1, len(self.log_std))
         for start, of in self._layers.items():
@@ -71,7 +86,7 @@ class Laplace(MeanField):
 
     def network_of(self, sample: int) -> nn.Module | None:
         """See :meth:`Method.network_of`; a draw of a linearised network is no set of weights."""
-        return None if self.linear else super().network_of(sample)
+        return None if self.linear or self.probit else super().network_of(sample)
 
     def forward(
         self,
@@ -83,6 +98,11 @@ class Laplace(MeanField):
         index: Tensor | None = None,
     ) -> Tensor:
         """Evaluate some samples, see :meth:`Method.forward`."""
+        if self.probit and self.in_prediction:
+            if stacked:
+                return torch.stack([self._scaled(of) for of in x])
+            y = self._scaled(x)
+            return y.expand(len(samples), *y.shape)
         if not (self.linear and self.in_prediction):
             return super().forward(x, samples, step, stacked=stacked, index=index)
         layout = self.variables.random
@@ -106,6 +126,30 @@ class Laplace(MeanField):
                 (change,) = torch.autograd.grad(back, u, d, retain_graph=True)
                 outputs.append((y + change).detach())
         return torch.stack(outputs)
+
+    def logit_variances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(B, C)`` outputs at the trained weights, and their variances ``J S J'``."""
+        layers = {name: self.module.get_submodule(name) for name in self.layers}
+        with torch.enable_grad(), recording(layers) as (found, _):
+            y = self.module(x)
+            columns = [of.sum() for of in y.flatten(1).T]
+        variances = torch.zeros(len(x), len(columns), dtype=torch.float64, device=y.device)
+        outputs = [found[name][1] for name in layers]
+        inputs = [inputs_of(of, found[name][0]).double() for name, of in layers.items()]
+        for c, column in enumerate(columns):
+            each = torch.autograd.grad(column, outputs, retain_graph=True, materialize_grads=True)
+            for (name, layer), g, a in zip(layers.items(), each, inputs, strict=True):
+                of = self._layers[f"{name}." if name else ""]
+                rows = outputs_of(layer, g).double().transpose(1, 2)
+                size = rows.shape[1] * a.shape[2]
+                for part in torch.arange(len(x)).split(max(1, PORTION // size)):
+                    scaled = of.draw(rows[part] @ a[part], self.precision)
+                    variances[part, c] += scaled.flatten(1).square().sum(1)
+        return y.detach(), variances.view_as(y)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        y, variances = self.logit_variances(x)
+        return y * (1 + math.pi / 8 * variances).rsqrt().to(y)
 
     def draw(self, step: int, samples: range, std: Tensor | None = None) -> Tensor:
         """Return ``(k, n)`` weights of some samples."""

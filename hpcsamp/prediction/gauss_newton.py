@@ -12,26 +12,23 @@ with the layer's inputs a, the matrix of the layer is a sum over items, columns 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import Gaussian, Likelihood
 from hpcsamp.losses.labels import Bernoulli, Categorical
 from hpcsamp.methods.curvature import Curvature, Diagonal, Full, Kronecker
+from hpcsamp.methods.layers_seen import Recorded, inputs_of, outputs_of, recording
 
 KINDS = ("last", "last_kron", "kron", "diag")
 """Kinds of curvature: full or Kronecker-factored for the last layer, Kronecker-factored or
 diagonal for all layers."""
 MOST = 8192
 """Largest number of weights of a layer whose full matrix is computed (it takes 0.5 GB)."""
-
-Recorded = dict[str, tuple[Tensor, Tensor]]
 
 
 class GaussNewton:
@@ -40,7 +37,7 @@ class GaussNewton:
     Parameters
     ----------
     network
-        The network in evaluation mode; ``requires_grad`` of its parameters is changed.
+        The network in evaluation mode; its parameters are set to need no gradients.
     call
         Evaluates it: ``(B, ...)`` inputs to ``(B, ...)`` outputs.
     kind
@@ -77,7 +74,7 @@ class GaussNewton:
         self._call = call
         trained = {id(p) for p in network.parameters() if p.requires_grad}
         possible = _layers(network, trained)
-        with torch.no_grad(), _recording(possible) as (found, calls):
+        with torch.no_grad(), recording(possible) as (found, calls):
             y = call(x)
         once = {name: possible[name] for name in found if calls[name] == 1}
         self.layers = _last(network, once, found, y) if kind.startswith("last") else once
@@ -95,8 +92,6 @@ class GaussNewton:
             )
         for p in network.parameters():
             p.requires_grad_(False)
-        for of in self.layers.values():
-            of.weight.requires_grad_(True)
         device = y.device
         sizes = {name: self._sizes(o, i) for name, (o, i) in self.shapes.items()}
         total = sum(a * b for each in sizes.values() for a, b in each)
@@ -118,7 +113,7 @@ class GaussNewton:
 
     def add(self, x: Any, target: Tensor, weight: Tensor) -> None:
         """Add the items of a batch: inputs, targets and item weights ``(B,)``."""
-        with _recording(self.layers) as (found, _):
+        with recording(self.layers) as (found, _):
             y = self._call(x)
         flat = y.flatten(1)
         with torch.no_grad():
@@ -127,7 +122,7 @@ class GaussNewton:
             self._counts[-1] += (density * weight).sum()
         outputs = [found[name][1] for name in self.layers]
         columns = root.shape[2]
-        inputs = {n: _inputs(of, found[n][0]).double() for n, of in self.layers.items()}
+        inputs = {n: inputs_of(of, found[n][0]).double() for n, of in self.layers.items()}
         for n, layer in enumerate(self.layers):
             a, here = inputs[layer], weight > 0
             self._counts[n] += float(here.sum() * a.shape[1])
@@ -139,9 +134,11 @@ class GaussNewton:
                 self._sums[layer][1] += kept.T @ kept
         for r in range(columns):
             value = (flat * root[:, :, r]).sum()
-            each = torch.autograd.grad(value, outputs, retain_graph=r + 1 < columns)
+            each = torch.autograd.grad(
+                value, outputs, retain_graph=r + 1 < columns, materialize_grads=True
+            )
             for (name, layer), g in zip(self.layers.items(), each, strict=True):
-                self._add(name, _outputs(layer, g).double(), inputs[name], weight)
+                self._add(name, outputs_of(layer, g).double(), inputs[name], weight)
 
     def _add(self, name: str, g: Tensor, a: Tensor, weight: Tensor) -> None:
         sums = self._sums[name]
@@ -177,6 +174,21 @@ class GaussNewton:
         return made
 
 
+def check_probit(likelihood: Likelihood) -> None:
+    """Refuse the probit approximation where outputs are not logits.
+
+    Raises
+    ------
+    UsageError
+        Naming the likelihood.
+    """
+    if type(likelihood) not in (Categorical, Bernoulli):
+        raise UsageError(
+            f"--predictive probit is for labels of one class or of several; this run has "
+            f"{type(likelihood).__name__}, choose samples"
+        )
+
+
 def _layers(network: nn.Module, trained: set[int]) -> dict[str, Any]:
     owners: dict[int, int] = {}
     for module in network.modules():
@@ -209,50 +221,8 @@ def _last(
     return {name: layers[name]}
 
 
-@contextmanager
-def _recording(layers: Mapping[str, nn.Module]) -> Iterator[tuple[Recorded, dict[str, int]]]:
-    """Record inputs and outputs of layers in the order in which they are called."""
-    found: Recorded = {}
-    calls: dict[str, int] = {}
-
-    def hook(name: str) -> Callable[..., Tensor]:
-        def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            found.pop(name, None)
-            found[name] = inputs[0].detach(), output
-            calls[name] = calls.get(name, 0) + 1
-            return output.clone()  # what follows may change it in place
-
-        return record
-
-    handles = [of.register_forward_hook(hook(name)) for name, of in layers.items()]
-    try:
-        yield found, calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _shape(layer: Any) -> tuple[int, int]:
     return len(layer.weight), layer.weight[0].numel() + (layer.bias is not None)
-
-
-def _inputs(layer: Any, x: Tensor) -> Tensor:
-    """Inputs of a layer as ``(B, T, i)``: T positions, a column of ones for the bias."""
-    if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str)
-        a = functional.unfold(
-            x, layer.kernel_size, layer.dilation, layer.padding, layer.stride
-        ).transpose(1, 2)
-    else:
-        a = x.reshape(len(x), -1, x.shape[-1])
-    return a if layer.bias is None else torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2)
-
-
-def _outputs(layer: Any, g: Tensor) -> Tensor:
-    """Gradients at the outputs of a layer as ``(B, T, o)``."""
-    if isinstance(layer, nn.Conv2d):
-        return g.flatten(2).transpose(1, 2)
-    return g.reshape(len(g), -1, g.shape[-1])
 
 
 def _root_of(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share, together
 from hpcsamp.methods.curvature import best_precision, effective, log_evidence
-from hpcsamp.prediction.gauss_newton import GaussNewton
+from hpcsamp.methods.laplace import PREDICTIVES
+from hpcsamp.prediction.gauss_newton import GaussNewton, check_probit
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.predict import alone
 from hpcsamp.run import laplace
@@ -21,7 +22,9 @@ from hpcsamp.weights import Caller
 from hpcsamp.weights.inputs import Inputs
 
 
-def fit(posterior: Posterior, kind: str, precision: float | None = None) -> dict[str, Any]:
+def fit(
+    posterior: Posterior, kind: str, precision: float | None = None, predictive: str = "samples"
+) -> dict[str, Any]:
     """Fit a Laplace posterior and store it in the run folder. Collective over the world.
 
     One pass over the training set: data groups divide the batches, the ranks of a sample group the
@@ -35,6 +38,8 @@ def fit(posterior: Posterior, kind: str, precision: float | None = None) -> dict
         One of :data:`.gauss_newton.KINDS`.
     precision
         Prior precision; None for the one that maximises the marginal likelihood.
+    predictive
+        One of :data:`hpcsamp.methods.laplace.PREDICTIVES`.
 
     Returns
     -------
@@ -55,6 +60,10 @@ def fit(posterior: Posterior, kind: str, precision: float | None = None) -> dict
             raise UsageError("Laplace needs one input and one target for each item")
         if precision is not None and not 0 < precision < float("inf"):
             raise UsageError(f"--prior-precision {precision} must be greater than 0 and finite")
+        if predictive not in PREDICTIVES:
+            raise UsageError(f"--predictive {predictive}: choose from {', '.join(PREDICTIVES)}")
+        if predictive == "probit":
+            check_probit(posterior.likelihood)
         if restored.checkpoint.resolve().parent != folder.checkpoints.resolve():
             raise UsageError(
                 f"{restored.checkpoint} is not in {folder.checkpoints}: only a checkpoint of the "
@@ -95,14 +104,12 @@ def fit(posterior: Posterior, kind: str, precision: float | None = None) -> dict
             if topology.is_root:
                 assert lock is not None
                 lock.check()
-                entry = laplace.Entry(parameters, kind, chosen, curvatures)
-                try:
-                    laplace.keep(folder, restored.step, entry)
-                except OSError as e:
-                    raise UsageError(f"cannot write {folder.path}: {e.strerror or e}") from e
+                entry = laplace.Entry(parameters, kind, predictive, chosen, curvatures)
+                laplace.keep(folder, restored.step, entry)
     return {
         **posterior.facts(),
         "kind": kind,
+        "predictive": predictive,
         "items": dataset.count,
         "layers": list(curvatures),
         "weights": values.numel(),

@@ -165,6 +165,11 @@ class Posterior:
         """Open the training set of the run; see :meth:`open`. Not collective."""
         return self.open(None, "train")
 
+    def parameters(self) -> str:
+        """Hash of the parameters; the probit approximation is named with it. Collective."""
+        probit = isinstance(self.method, Laplace) and self.method.probit
+        return parameters_sha256(self.method, self.topology) + (" probit" if probit else "")
+
     def _fitted(self) -> Likelihood:
         folder, step, world = self.restored.folder, self.restored.step, self.topology.world
         own = self.restored.checkpoint.resolve().parent == folder.checkpoints.resolve()
@@ -196,7 +201,7 @@ class Posterior:
             if self.topology.is_root and own:
                 found = recalibration.read(folder, step)
         found = world.bcast(found)
-        self._parameters = "" if found is None else parameters_sha256(self.method, self.topology)
+        self._parameters = "" if found is None else self.parameters()
         return found
 
     def _recalibrate(self) -> None:
@@ -211,7 +216,11 @@ class Posterior:
 
     def _facts_of_laplace(self) -> dict[str, Any]:
         assert isinstance(self.method, Laplace)
-        return {"layers": self.method.layers, "prior_precision": self.method.precision}
+        return {
+            "layers": self.method.layers,
+            "prior_precision": self.method.precision,
+            "predictive": "probit" if self.method.probit else "samples",
+        }
 
     def _facts_of_recalibration(self) -> dict[str, Any]:
         found = self.recalibration

@@ -13,7 +13,6 @@ from hpcsamp.prediction.calibration_set import check_unseen, collect, facts, spl
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.predict import alone
 from hpcsamp.run import recalibration
-from hpcsamp.run.digest import parameters_sha256
 
 
 def recalibrate_run(
@@ -57,7 +56,7 @@ def recalibrate_run(
     quantiles = options.score in ("auto", "cqr")
     with ExitStack() as stack:
         lock = alone(stack, topology, folder.path / recalibration.NAME)
-        parameters = parameters_sha256(posterior.method, topology)
+        parameters = posterior.parameters()
         material = collect(posterior, dataset, options.level, quantiles=quantiles)
         found, entry = None, None
         with together(topology.world):

@@ -1,7 +1,7 @@
 """The folder of a run: configuration, provenance, metrics, summary. Rank 0 writes it.
 
-config.toml  data.json  noise.json  recalibration.json  laplace.json  provenance.json  metrics.jsonl
-checkpoints/  evaluation/  summary.json
+config.toml  data.json  noise.json  recalibration.json  provenance.json  metrics.jsonl
+checkpoints/  laplace/  evaluation/  summary.json
 
 All files are sealed (:mod:`hpcsamp.sealing`) for this run, whose random name is stored in
 ``config.toml``: a file of another run is refused.

@@ -1,33 +1,37 @@
 """Store Laplace posteriors in the run folder, and use them in place of a restored method.
 
-``laplace.json`` contains a posterior for each step of a checkpoint to which one was fitted, with
-the hash of its parameters. The method of the run and its checkpoints stay unchanged.
+``laplace/step-00000100.pt`` contains the posterior of the checkpoint of this step, with the hash of
+its parameters; it is sealed, and read without pickled code. The method of the run and its
+checkpoints stay unchanged.
 """
 
 from __future__ import annotations
 
-import base64
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.files import whole
 from hpcsamp.grid import Topology, together
 from hpcsamp.methods import Method
 from hpcsamp.methods.curvature import FORMS, Curvature
 from hpcsamp.methods.laplace import Laplace
+from hpcsamp.run import checkpoint
 from hpcsamp.run.assemble import Run, network
 from hpcsamp.run.digest import parameters_sha256
 from hpcsamp.run.folder import RunFolder
+from hpcsamp.sealing import archive
 
-NAME = "laplace.json"
+NAME = "laplace"
+"""Name of the folder."""
 SCHEMA = 1
-"""Format version of an entry."""
+"""Format version of a file."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Entry:
         Hash of the trained parameters, see :mod:`hpcsamp.run.digest`.
     kind
         Kind of the curvature.
+    predictive
+        One of :data:`hpcsamp.methods.laplace.PREDICTIVES`.
     precision
         Prior precision.
     curvatures
@@ -48,45 +54,46 @@ class Entry:
 
     parameters: str
     kind: str
+    predictive: str
     precision: float
     curvatures: Mapping[str, Curvature]
 
     def table(self) -> dict[str, Any]:
-        """Content for a JSON file."""
+        """Content for a file."""
         names = {of: name for name, of in FORMS.items()}
         layers = {
-            name: {"form": names[type(of)], **{k: _text(t) for k, t in of.tensors().items()}}
-            for name, of in self.curvatures.items()
+            name: {"form": names[type(of)], **of.tensors()} for name, of in self.curvatures.items()
         }
         return {
             "schema": SCHEMA,
             "parameters_sha256": self.parameters,
             "kind": self.kind,
+            "predictive": self.predictive,
             "prior_precision": self.precision,
             "layers": layers,
         }
 
     @classmethod
     def read(cls, table: dict[str, Any]) -> Self:
-        """Read the content of a JSON file."""
+        """Read the content of a file."""
         if table["schema"] != SCHEMA:
             raise ValueError(f"schema {table['schema']}")
         layers = {
-            name: FORMS[of["form"]](*(_tensor(of[part]) for part in FORMS[of["form"]].parts))
+            name: FORMS[of["form"]](*(of[part] for part in FORMS[of["form"]].parts))
             for name, of in table["layers"].items()
         }
-        precision = float(table["prior_precision"])
-        return cls(str(table["parameters_sha256"]), str(table["kind"]), precision, layers)
+        return cls(
+            parameters=str(table["parameters_sha256"]),
+            kind=str(table["kind"]),
+            predictive=str(table["predictive"]),
+            precision=float(table["prior_precision"]),
+            curvatures=layers,
+        )
 
 
-def _text(x: Tensor) -> dict[str, Any]:
-    data = base64.b64encode(x.double().numpy().astype("<f8").tobytes()).decode()
-    return {"shape": list(x.shape), "float64": data}
-
-
-def _tensor(table: dict[str, Any]) -> Tensor:
-    values = np.frombuffer(base64.b64decode(table["float64"]), "<f8").astype(np.float64)
-    return torch.from_numpy(values.reshape(table["shape"]))
+def path_of(folder: RunFolder, step: int) -> Path:
+    """Path of the Laplace posterior of a step."""
+    return checkpoint.step_path(folder.path / NAME, step)
 
 
 def read(folder: RunFolder, step: int) -> Entry | None:
@@ -95,28 +102,60 @@ def read(folder: RunFolder, step: int) -> Entry | None:
     Raises
     ------
     DataError
-        If the file was changed after it was written, or has another form.
+        If the file is damaged, belongs to another run, or has another form.
     """
-    if not (folder.path / NAME).is_file():
-        return None
-    found = folder.read_json(NAME).get(str(step))
-    if found is None:
+    path = path_of(folder, step)
+    if not path.is_file():
         return None
     try:
-        return Entry.read(found)
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        if not archive.check(path):
+            raise ValueError("its seal is missing")
+        table = torch.load(path, map_location="cpu", weights_only=True)
+        if table["run"] != folder.run or table["step"] != step:
+            raise ValueError("it belongs to another run or step")
+        return Entry.read(table)
+    except Exception as e:  # torch raises many kinds of errors for damage
         raise DataError(
-            f"{folder.path / NAME} cannot be used ({type(e).__name__}: {e}); run hpcsamp laplace "
-            f"again"
+            f"{path} cannot be used ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+            f"); run hpcsamp laplace again, or hpcsamp laplace --remove"
         ) from e
 
 
-def keep(folder: RunFolder, step: int, entry: Entry | None) -> None:
-    """Write the Laplace posterior of a step; None removes it."""
-    there = folder.read_json(NAME) if (folder.path / NAME).is_file() else {}
-    others = {key: value for key, value in there.items() if key != str(step)}
-    own = {} if entry is None else {str(step): entry.table()}
-    folder.write_json(NAME, {**others, **own})
+def keep(folder: RunFolder, step: int, entry: Entry) -> None:
+    """Write the Laplace posterior of a step; the file is whole or absent.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
+    """
+    path = path_of(folder, step)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with whole(path) as part, part.open("w+b") as f:
+            checkpoint.write(f, {"run": folder.run, "step": step, **entry.table()})
+    except (OSError, RuntimeError) as e:  # torch.save raises RuntimeError on a full disk
+        raise UsageError(f"cannot write {path}: {e}") from e
+
+
+def remove(folder: RunFolder) -> int:
+    """Remove the Laplace posteriors of all checkpoints of a run; return their number.
+
+    Raises
+    ------
+    UsageError
+        If the run has none, or they cannot be removed.
+    """
+    found = sorted((folder.path / NAME).glob("step-*.pt"))
+    if not found:
+        raise UsageError(f"{folder.path} has no Laplace posterior")
+    try:
+        for path in found:
+            path.unlink()
+        (folder.path / NAME).rmdir()
+    except OSError as e:
+        raise UsageError(f"cannot remove {folder.path / NAME}: {e.strerror or e}") from e
+    return len(found)
 
 
 def point_network(run: Run, topology: Topology) -> nn.Module:
@@ -176,6 +215,7 @@ def apply(run: Run, topology: Topology, folder: RunFolder, step: int, *, own: bo
             found.curvatures,
             found.precision,
             linear=not found.kind.startswith("last"),
+            probit=found.predictive == "probit",
             seed=run.config.seed,
             autocast=getattr(run.method, "autocast", None),
         )

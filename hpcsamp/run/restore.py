@@ -119,7 +119,10 @@ def restore(
         run.method.step = saved["step"]
     with together(topology.world):
         trained_by, method = method, run.method
-        samples = method.prediction_samples(samples or config.evaluation.samples)
+        # a number of members is none of draws
+        members = method is not trained_by and trained_by.placement.axis is not None
+        usual = None if members else config.evaluation.samples
+        samples = method.prediction_samples(samples or usual)
         method.prediction_share(samples, topology.sample_size, topology.sample_rank)
     if method.draws_weights and method is trained_by:
         noise_form.of_prediction(path, saved, topology)
