@@ -152,5 +152,8 @@ def _graph(net: nn.Module, run: Pass) -> Pass:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    replay: Pass = graph.replay
+
+    def replay(kept: Pass = run) -> None:  # it holds the inputs, which the graph reads in place
+        graph.replay()
+
     return replay
