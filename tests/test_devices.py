@@ -179,10 +179,18 @@ def test_memory_of_batches_is_pinned_until_it_is_freed(monkeypatch, caplog, code
         def cudaHostUnregister(self, address):  # noqa: N802
             self.registered.remove(address)
 
+    launched = []
+
+    def ones(count, device):
+        launched.append(device)
+        raise RuntimeError(f"CUDA error {code}")  # of the call before
+
     runtime, memory = Runtime(), np.zeros(64, np.uint8)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(torch, "ones", ones)
     assert feed._pin(memory) is pinned
     assert runtime.registered == {memory.ctypes.data}
     assert ("could not be pinned (CUDA error 712)" in caplog.text) is not pinned
+    assert launched == ([] if pinned else ["cuda"])  # the error does not meet a later kernel
     feed._unpin(memory)
     assert not runtime.registered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -210,7 +211,14 @@ def _pin(memory: np.ndarray) -> bool:
         log.warning(
             "the memory of batches could not be pinned (CUDA error %d): copies will be slower", code
         )
+        _forget_error()
     return code == 0
+
+
+def _forget_error() -> None:
+    """Clear the error that CUDA keeps after a failed call, which the next kernel would raise."""
+    with suppress(RuntimeError):
+        torch.ones(1, device="cuda")
 
 
 def _unpin(memory: np.ndarray) -> None:
