@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hpcsamp.devices import synchronise
 from hpcsamp.grid import Topology, together
 from hpcsamp.training.callbacks import Callback, Moment
 from hpcsamp.training.phases import NAMES, Phases
@@ -83,11 +84,13 @@ class Timeline(Callback):
         place = {"rank": self.topology.rank, "world_size": self.topology.size}
         self._trace.add_metadata("hpcsamp", str(place))
         self._open.enter_context(here.listening(self._listen))
+        synchronise(self.topology.device)  # so that no earlier work counts as that of the step
         self._begin()
 
     def mark(self) -> None:
         """End a step and begin the next one, unless enough steps have been recorded."""
         assert self._step is not None
+        synchronise(self.topology.device)
         self._step.close()
         took = time.perf_counter() - self._began
         found = self._phases.seconds
