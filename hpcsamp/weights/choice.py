@@ -159,7 +159,8 @@ def clock_for(device: torch.device) -> Clock:
 
 def timed(run: Run, clock: Clock = time.perf_counter) -> float:
     """Time a pass in seconds, until the device has finished."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    # a process that uses the CPU by choice must not begin to use a GPU here
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     wait()
     began = clock()
     run()
