@@ -58,7 +58,7 @@ def test_constants_of_model_ranks_are_found_again():
     found = fit.fit(fitted)
     assert found.parts["mixer", 2] == pytest.approx((4e-3, 0.01), rel=0.02)
     assert fit.errors([found.predict(p) for p in held], held)["max"] < 0.01
-    with pytest.raises(UsageError, match="no points to fit on 4 parts"):
+    with pytest.raises(UsageError, match="not fitted on 4 model ranks"):
         found.predict(replace(made[0], model_size=4))
 
 
@@ -112,7 +112,7 @@ def test_bad_records(tmp_path, text, told):
 
 
 def test_too_few_points():
-    with pytest.raises(UsageError, match="model vit has 3 constants and 2 points"):
+    with pytest.raises(UsageError, match="model vit has 3 constants to fit, but only 2 points"):
         fit.fit(points(["vit"])[:2])
 
 

@@ -183,8 +183,11 @@ def test_a_plan_by_hand():
     [
         ((20, 2, 1.0, 0.0, 1), "method.exploration = 1.0"),
         ((20, 2, 0.5, 0.5, 1), "exploration = 0.5 and method.burn_in = 0.5"),
-        ((20, 2, 0.5, 0.0, 6), "snapshots = 6 need 6 steps .* of its 10 steps 5"),
-        ((20, 2, 0.5, 0.0, 3, 3), "snapshots = 3 3 steps apart need 7 .* of its 10 steps 5"),
+        ((20, 2, 0.5, 0.0, 6), "snapshots = 6 needs 6 steps .* only 5 of the cycle's 10"),
+        (
+            (20, 2, 0.5, 0.0, 3, 3),
+            r"snapshots = 3 \(3 steps apart\) needs 7 .* only 5 of the cycle's 10 steps",
+        ),
         ((20, 30, 0.5, 0.0, 3), "cycles = 30, but the run has 20 steps"),
         ((20, -1, 0.5, 0.0, 3), "cycles = -1"),
         ((20, 1, 0.5, 0.0, 0), "snapshots = 0"),

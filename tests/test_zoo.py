@@ -32,7 +32,7 @@ NOTHING_TO_DROP = (
 
 #: What cannot be had, and the words of the refusal: everything else has to work.
 REFUSED: dict[tuple[str, str], str] = {
-    **{(name, "mc_dropout"): "drops nothing" for name in NOTHING_TO_DROP},
+    **{(name, "mc_dropout"): "has no dropout" for name in NOTHING_TO_DROP},
     **{("batch_norm_without_statistics", kind): "1, a BatchNorm1d, makes an item's outputs depend"
        for kind in METHODS},
     **{(name, kind): "torch_blue" for name in ("mixture_of_torch_blue", "torch_blue_layers")

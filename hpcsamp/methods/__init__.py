@@ -1,4 +1,4 @@
-"""Sampling methods: one method per file, with the same verbs in each."""
+"""Sampling methods, one per file, all with the interface of :class:`.Method`."""
 
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.ensemble import Ensemble

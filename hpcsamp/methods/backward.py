@@ -2,9 +2,9 @@
 
 Gradients of ranks are summed. The sum is the gradient of the whole batch only if the backward pass
 is linear in the incoming gradient, draws no random numbers, and treats each item separately. An
-``autograd.Function`` or a hook that clips or normalises gradients violates this. The check needs
-gradients only: those of a multiple of the outputs must be the same multiple, and those of a batch
-must be the sum of the gradients of its halves.
+``autograd.Function`` or a hook that clips or normalises gradients violates this. The check compares
+gradients: a multiple of the outputs must have the same multiple of the gradients, and the gradients
+of a batch must be the sum of those of its halves.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def check_gradients(
     items
         Number of items, an even number.
     trained
-        Keys of the trained tensors, see :func:`lasting`.
+        Keys of the trainable tensors, see :func:`lasting`.
     tolerance
         Relative difference that is attributed to rounding.
 
@@ -234,7 +234,7 @@ def _with_items(value: Any, items: int) -> list[Tensor]:
 
 
 def _together(early: _Gradients, late: _Gradients) -> _Gradients:
-    """Combine the gradients of the halves of a batch into its own; frees those of the halves."""
+    """Combine the gradients of a batch's halves into those of the batch, and free the former."""
     calls = [
         (name, [torch.cat(p) for p in zip(a, c, strict=False)],
          [torch.cat(p) for p in zip(b, d, strict=False)])

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def apart(make: Callable[[int], nn.Module], members: range) -> list[nn.Module]:
-    """Return a module for each member; a module that several members share is copied.
+    """Return one module per member, copying a module that several members share.
 
     A copy shares the memory of trained parameters, which the method replaces. A module that cannot
     be copied stays shared.

@@ -21,7 +21,7 @@ class Cycles:
     Parameters
     ----------
     steps
-        Steps of the whole run.
+        Number of steps of the whole run.
     cycles
         Number of cycles, whose lengths differ by at most one step. With 0 the step size is left to
         the optimiser, and the run has the phases of a single cycle.
@@ -30,9 +30,10 @@ class Cycles:
     burn_in
         Fraction of a cycle after the exploration, with noise but without snapshots.
     snapshots
-        Snapshots kept per cycle.
+        Number of snapshots kept per cycle.
     thinning
-        Steps from one snapshot to the next (default: spread evenly over the rest of the cycle).
+        Number of steps from one snapshot to the next (default: spread evenly over the rest of the
+        cycle).
 
     Raises
     ------
@@ -63,16 +64,17 @@ class Cycles:
             apart = room // snapshots if thinning is None else thinning
             needed = (snapshots - 1) * max(apart, 1) + 1
             if needed > room:
-                thin = f" {apart} steps apart" if thinning is not None else ""
+                thin = f" ({apart} steps apart)" if thinning is not None else ""
                 raise UsageError(
-                    f"method.snapshots = {snapshots}{thin} need {needed} steps per cycle, but of "
-                    f"its {end - start} steps {room} are left after exploration and burn-in"
+                    f"method.snapshots = {snapshots}{thin} needs {needed} steps per cycle, but "
+                    f"only {room} of the cycle's {end - start} steps remain after exploration and "
+                    f"burn-in"
                 )
             for k in range(snapshots):
                 self._slots[end - (snapshots - 1 - k) * apart] = c * snapshots + k
 
     def factor(self, step: int) -> float:
-        """Step size at a step as a factor of the largest one, above 0 and at most 1."""
+        """Step size at a step divided by the largest one, above 0 and at most 1."""
         start, end = self._cycle(step)
         return 0.5 * (1 + math.cos(math.pi * (step - start) / (end - start)))
 

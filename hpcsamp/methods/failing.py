@@ -1,4 +1,4 @@
-"""Explain why a pass of a module fails: because of its inputs, or of the sampled weights."""
+"""Explain whether a pass of a module fails because of its inputs or of the sampled weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def explained(
     Raises
     ------
     UsageError
-        With the explanation; the message names the inputs or the submodule.
+        If the pass fails and the cause is found; the message names the inputs or the submodule.
     """
     try:
         yield

@@ -204,9 +204,10 @@ class ItemNoise(MeanField):
     # Layers ------------------------------------------------------------------------------------
 
     def _found(self, x: Tensor) -> dict[nn.Module, NoisyLayer]:
-        """Find the layers that get noise per item, in trial passes with two and three items.
+        """Find the layers that get noise per item.
 
-        Their number of rows is proportional to the number of items.
+        These are the layers whose number of rows is proportional to the number of items, in trial
+        passes with two and three items.
         """
         if self._layers is None:
             able = self._able()

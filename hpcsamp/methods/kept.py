@@ -21,7 +21,7 @@ from hpcsamp.weights.state import Replay, State
 
 
 class Kept:
-    """The state of a module while its passes are observed.
+    """Observes how passes change the state of a module.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from hpcsamp.weights import Place, Put
 from hpcsamp.weights.recomputation import standing
 from hpcsamp.weights.routing import probed
 
-#: Default rate of masks on the inputs of layers, in a module that drops nothing itself.
+#: Default rate of masks on the inputs of layers, in a module without dropout of its own.
 RATE = 0.1
 
 
@@ -70,18 +70,19 @@ class MaskedLayers:
         if self._put.parted:
             self._layers = None
             raise UsageError(
-                f"method 'mc_dropout': {of} drops nothing in training, and inputs of linear layers "
-                f"that are split over model ranks cannot be dropped instead: let the network drop "
-                f"units (hpcsamp.layers.Dropout; model.dropout of vit, swin and mixer), or set "
+                f"method 'mc_dropout': {of} has no dropout in training, and inputs of linear "
+                f"layers that are split over model ranks cannot be masked instead: add dropout to the "
+                f"network (hpcsamp.layers.Dropout; model.dropout of vit, swin and mixer), or set "
                 f"parallel.model = 1"
             )
         linear = [m for m in self._module.modules() if isinstance(m, nn.Linear)]
         if len(linear) < 2:
             self._layers = None
             raise UsageError(
-                f"method 'mc_dropout': {of} drops nothing in training and has {len(linear)} "
-                f"nn.Linear, of which the second and later would have their inputs dropped; put "
-                f"nn.Dropout where units should be dropped"
+                f"method 'mc_dropout': {of} has no dropout in training. MC dropout would then "
+                f"mask the inputs of every nn.Linear after the first, but there "
+                f"{'is only 1' if len(linear) == 1 else 'are none'}: add nn.Dropout where units "
+                f"should be dropped"
             )
         for layer in linear[1:]:
             layer.register_forward_pre_hook(self._before)

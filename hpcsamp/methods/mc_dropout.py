@@ -47,7 +47,7 @@ class MCDropout(Method):
         Any module whose first axis is the batch.
     rate
         Probability of dropping a unit, rounded to a multiple of 2**-16. Default: the layers' own;
-        0.1 in a module that drops nothing itself. Stochastic depth keeps its own rates.
+        0.1 in a module without dropout of its own. Stochastic depth keeps its own rates.
     masks
         ``"sample"``: one mask per sample and call for all items and positions, i.e. a draw of a
         sub-network; it masks units (channels for ``nn.Dropout2d`` and similar layers, otherwise

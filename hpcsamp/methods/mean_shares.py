@@ -65,8 +65,12 @@ class MeanShares(Showing):
         pairs = [of.name for of in v.trained.variables if of.pairs]
         if pairs or not isinstance(v, PlainVariables):
             raise UsageError(
-                f"{wanted} needs a plain network of real parameters; "
-                + (f"{pairs[0]} is complex" if pairs else "this one has modules of torch_blue")
+                f"{wanted} needs a plain network with real parameters; "
+                + (
+                    f"{pairs[0]} is complex"
+                    if pairs
+                    else "this network contains modules of torch_blue"
+                )
                 + ", so set optimizer.sharded = true"
             )
 

@@ -26,7 +26,7 @@ from hpcsamp.weights.extra import extra_of, put_extra
 
 
 class Members(Showing):
-    """S sets of weights, of which each rank holds the rows of its own samples.
+    """S sets of weights, one per sample; each rank holds those of its own samples.
 
     The gradient passed to the optimiser is S times that of a loss that averages over samples: each
     member is trained as if it were alone, for any S.
@@ -207,7 +207,7 @@ class Members(Showing):
         return sum((part.square().sum() for part in parts), rows.new_zeros(()))
 
     def without_deterministic(self, rows: Tensor) -> Tensor:
-        """Set a tensor ``(..., n)`` to 0, in place, for weights without uncertainty; return it."""
+        """Set entries of weights without uncertainty to 0, in place; return the ``(..., n)`` tensor."""
         for start, stop, random in self.layout.runs(lambda v: v.random):
             if not random:
                 rows[..., start:stop] = 0

@@ -1,4 +1,4 @@
-"""Arithmetic of normal distributions over flat weights: draws, their gradients, divergences."""
+"""Draws from normal distributions over flat weights, their gradients, and KL divergences."""
 
 from __future__ import annotations
 

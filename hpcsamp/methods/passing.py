@@ -1,4 +1,4 @@
-"""Divide the samples of a method into passes: the size of chunks, and the strategy for each."""
+"""Choose how many samples a method evaluates in each pass, and by which strategy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpcsamp.weights.inputs import tensors
 AUTO: Literal["auto"] = "auto"
 NAMES = {False: "training", True: "prediction"}
 ALL = 1 << 30
-"""A chunk of all samples of a rank."""
+"""Chunk size that puts all samples of a rank into one chunk."""
 
 
 class Passing(nn.Module):
@@ -27,13 +27,13 @@ class Passing(nn.Module):
     Parameters
     ----------
     samples_per_pass
-        Samples of a chunk; with ``"auto"``, :attr:`usual` until :meth:`choose` has measured which
-        number is fastest.
+        Number of samples in a chunk. With ``"auto"`` it is that of :attr:`usual` until
+        :meth:`choose` has measured which number is fastest.
 
     Raises
     ------
     UsageError
-        If it is neither ``"auto"`` nor a number of samples of at least 1.
+        If ``samples_per_pass`` is neither ``"auto"`` nor at least 1.
     """
 
     #: Chunk and strategy for "auto" until something is chosen.

@@ -1,4 +1,4 @@
-"""Samples of the predictive distribution: their number, ranks and random streams."""
+"""Number of prediction samples, their division over ranks, and their random streams."""
 
 from __future__ import annotations
 

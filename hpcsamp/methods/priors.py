@@ -42,7 +42,7 @@ def chosen_variables(
     bayesian: Which | None,
     rules: Sequence[Mapping[str, Any]],
 ) -> Variables:
-    """Return the variables of a module, of which some are random with priors of their own.
+    """Return the variables of a module, with the prior of each random one.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def by_pattern(
     usual: Prior,
     prefix: str = "",
 ) -> Callable[[str], Prior]:
-    """Return the prior of each parameter; of several rules that match, the last one counts.
+    """Return the prior of each parameter; if several rules match, the last one applies.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ Evaluate = Callable[[slice], Tensor]
 
 @dataclass
 class Record:
-    """Record of a pass: its outputs, and values of the inputs and outputs of each submodule.
+    """Record of a pass: its outputs, and some values of each submodule's inputs and outputs.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ def hooked(
 
 
 def _rows(value: Any, items: int, most: int) -> Iterator[Tensor]:
-    """``(items, k)`` values of each float tensor whose first axis is that of the batch."""
+    """Iterate over ``(items, k)`` values of each float tensor whose first axis is the batch's."""
     if isinstance(value, Tensor):
         if (
             value.is_floating_point()

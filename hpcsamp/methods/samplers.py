@@ -39,7 +39,7 @@ class SGHMC(torch.optim.Optimizer):
     noise
         Returns standard normal noise for a parameter at the current step, in its shape.
     temperature
-        1 samples the posterior (Bayes); 0 is gradient descent.
+        With 1 the posterior (of Bayes' rule) is sampled; 0 is gradient descent.
     friction
         Above 0, at most 1.
     phase
@@ -49,7 +49,7 @@ class SGHMC(torch.optim.Optimizer):
     Raises
     ------
     UsageError
-        If a temperature is below 0 or a friction out of range.
+        If the temperature is below 0 or the friction is out of range.
     """
 
     def __init__(

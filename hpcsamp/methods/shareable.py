@@ -33,7 +33,7 @@ class Shareable(Predicting):
             If the method or its network does not support sharding.
         """
         raise UsageError(
-            f'optimizer.sharded = "weights" is for mean_field, whose weights all ranks of a sample '
+            f'optimizer.sharded = "weights" needs mean_field, whose weights all ranks of a sample '
             f"group hold; for {type(self).__name__} set optimizer.sharded = true or false"
         )
 

@@ -60,7 +60,7 @@ class Drawer(Protocol):
 
 
 class SharedVector:
-    """A flat vector of ``size`` elements, of which each rank of a group holds a share."""
+    """A flat vector of ``size`` elements that is split into shares over the ranks of a group."""
 
     def __init__(self, group: SampleGroupLike, size: int) -> None:
         self._group, self.size = group, size
@@ -83,7 +83,7 @@ class SharedVector:
     def begin(
         self, own: Tensor, start: int, stop: int, change: Callable[[Tensor], Tensor] | None = None
     ) -> Callable[[], Tensor]:
-        """Start to gather a section, whose parts ranks may change first. Collective."""
+        """Start to gather a section; each rank may first change its part. Collective."""
         part, counts = own[self.within(start, stop)], self._counts(start, stop)
         return self._group.begin_gather(part if change is None else change(part), counts)
 

@@ -1,4 +1,4 @@
-"""Methods whose modules share memory with them: their parameters are views of the method's."""
+"""Methods whose modules' parameters are views of the method's flat parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcsamp.weights.extra import extra_of, put_extra
 
 
 class Showing(Method):
-    """A method with flat parameters, of which the parameters of its modules are views.
+    """A method with flat parameters; the parameters of its modules are views of them.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ class Spread:
     outputs
         The part of an item's output that each model rank returns, in the order of the ranks.
     values
-        The values of an item's target that this rank's outputs belong to.
+        The values of an item's target that correspond to this rank's outputs.
     """
 
     inputs: Part
@@ -29,15 +29,15 @@ class Spread:
     values: Part
 
     def of_inputs(self, x: Tensor) -> Tensor:
-        """Return ``(B, *local)`` of ``(B, ...)`` whole inputs."""
+        """Return this rank's part ``(B, *local)`` of whole inputs ``(B, ...)``."""
         return self.inputs.cut(x).contiguous()
 
     def of_targets(self, y: Tensor) -> Tensor:
-        """Return ``(B, *local)`` of ``(B, ...)`` whole targets."""
+        """Return this rank's part ``(B, *local)`` of whole targets ``(B, ...)``."""
         return self.values.cut(y).contiguous()
 
     def of_weights(self, weights: Any) -> Any:
-        """Return this rank's weights of values, from ones broadcastable to an item, or None."""
+        """Return this rank's part of loss weights that broadcast to an item, or None."""
         if weights is None:
             return None
         own = self.values

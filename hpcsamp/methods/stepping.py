@@ -1,4 +1,4 @@
-"""The step of a method, and the state of its modules, which advances between steps."""
+"""Count the steps of a method, and advance the state of its modules between steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stepping(Holding):
 
     @property
     def step(self) -> int:
-        """Default step of draws; setting another one ends the current step.
+        """Step from which draws are made by default; setting another one ends the current step.
 
         :func:`hpcsamp.distribute` advances it. The state that passes with gradients have left since
         the last step then becomes that of the modules, which is collective over several ranks.
@@ -92,5 +92,5 @@ class Stepping(Holding):
             put.state = self._state
 
     def _holders(self) -> Sequence[tuple[Put, Sequence[int] | None]]:
-        """The modules, each with the samples that it evaluates; None for all samples."""
+        """Pairs of a module and the samples that it evaluates; None for all samples."""
         return ()

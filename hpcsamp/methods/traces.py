@@ -74,7 +74,7 @@ class Traces:
         ]
 
     def plain(self) -> dict[Place, Any]:
-        """Values other than parameters and buffers."""
+        """Values of the snapshot other than parameters and buffers."""
         return {place: value for place, value in self.values.items() if place not in self.writes}
 
     def numbers(self) -> dict[Place, Any]:

@@ -1,7 +1,8 @@
 """Predict the time of a step on any number of ranks with an analytic performance model.
 
-``machine``: a site's hardware (published or measured); ``workload``: the work of a run; ``network``
-and ``jitter``: the formulas; ``rates``: seconds from work; ``model``: the time of a step on one
-grid; ``grid_choice``: the best grid and what limits it; ``simulate``: the same step by step;
-``fit``: the model fitted to measured records.
+:mod:`.machine` describes a site's hardware (published or measured), and :mod:`.workload` the work of
+a run. :mod:`.network` and :mod:`.jitter` contain the formulas for exchanges and for waiting.
+:mod:`.rates` converts work to seconds, and :mod:`.model` predicts the time of a step on one grid.
+:mod:`.grid_choice` finds the best grid and its limiting factor, :mod:`.simulate` simulates steps rank
+by rank, and :mod:`.fit` fits the model to measured steps.
 """

@@ -29,17 +29,19 @@ class Measured(SiteTable):
 
     key: str = Field(description="key that identifies the run, see Workload.key")
     name: str
-    base: float = Field(ge=0, description="seconds of a pass without items, and without the draw")
+    base: float = Field(ge=0, description="seconds of a pass with no items, without the draw")
     per_item: float = Field(ge=0)
     overhead: float = Field(ge=0, description="constant seconds of a step")
-    crowd: float = Field(1.0, ge=1, description="slowdown of compute if all ranks of the node work")
+    crowd: float = Field(
+        1.0, ge=1, description="slowdown of computation if all ranks of the node compute"
+    )
     flops: float = Field(ge=0, description="floating-point operations of a pass per item")
     operations: int = Field(ge=0)
     error: float = Field(0.0, ge=0, description="median relative error of the affine fit")
 
 
 class Calibration(SiteTable):
-    """Content of a calibration file: constants, and the machine on which they were measured."""
+    """Content of a calibration file: measured constants, and the machine they were measured on."""
 
     version: int = VERSION
     created: str = ""
@@ -54,7 +56,9 @@ class Calibration(SiteTable):
     copy_: float = Field(ge=0, alias="copy", description="seconds per byte taken from the ring")
     agreement: float = Field(ge=0, description="seconds of the smallest allreduce over all ranks")
     link: Wire | None = Field(None, description="link between ranks of the node")
-    cycles: float = Field(1.0, ge=0, description="Horovod cycles for which a gradient waits")
+    cycles: float = Field(
+        1.0, ge=0, description="number of Horovod cycles for which a gradient waits"
+    )
     disturbed: float = Field(0.0, ge=0, description="fraction of time lost to other processes")
     jitter: float = Field(0.0, ge=0, description="relative standard deviation of a step's time")
 
@@ -162,7 +166,7 @@ def load(path: Path) -> Calibration:
 
 
 def differences(found: Calibration, here: dict[str, Any]) -> str:
-    """Describe how the calibration's machine differs from this one; "" if it does not."""
+    """Describe how the calibrated machine differs from this one; "" if it does not differ."""
     return ", ".join(
         f"{key} {found.machine.get(key)!r}, here {value!r}"
         for key, value in here.items()

@@ -33,7 +33,7 @@ importing torch's kernels for tensors without values, which also import its comp
 
 
 class LargestMemory(TorchDispatchMode):
-    """Tracks the bytes of all live storages that operations create.
+    """Counts the bytes of all live storages that operations create.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class LargestMemory(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Prevent torch from hiding this mode from its compiler, for which it would import it."""
+        """Prevent torch from importing its compiler, in order to hide this mode from it."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,7 +113,7 @@ def pass_bytes(
     inputs
         Type of the inputs; None for the type of the weights.
     dtype, autocast
-        Type of the weights; type of autocast, or None.
+        Type of the weights; and type used in autocast, or None.
     rough
         Compute an upper bound in a fraction of the time (fake tensors take seconds to import):
         attention stores its weights, and there is no autocast. A small network runs on zeros.

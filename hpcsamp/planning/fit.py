@@ -1,7 +1,7 @@
 """Fit the performance model to some of the measured steps; the others determine its error.
 
 For points of one machine the model is linear in all constants but the factor ``c`` by which compute
-takes longer if several ranks of a node work:
+takes longer if several ranks of a node compute:
 
     T = c (o + a s + d s b) / M + (e s + f s b) [M > 1] + lg p alpha + 2 (p-1)/p m beta
 
@@ -43,7 +43,7 @@ class MeasuredStep:
     model
         Name of the model; points of one model share constants.
     samples, batch
-        ``S``; items over all data groups.
+        ``S``, and the number of items over all data groups.
     sample_size, data_size
         ``P``, ``D``.
     seconds
@@ -65,17 +65,17 @@ class MeasuredStep:
 
     @property
     def replicas(self) -> int:
-        """Ranks that exchange a gradient, ``P * D``."""
+        """Number of ranks that exchange a gradient, ``P * D``."""
         return self.sample_size * self.data_size
 
     @property
     def ranks(self) -> int:
-        """``P * D * M``."""
+        """Number of ranks, ``P * D * M``."""
         return self.replicas * self.model_size
 
     @property
     def own(self) -> tuple[int, float]:
-        """Samples ``s`` and items ``b`` of the rank with the most samples."""
+        """Number of samples ``s`` and of items ``b`` of the rank with the most samples."""
         return -(-self.samples // self.sample_size), self.batch / self.data_size
 
 
@@ -98,7 +98,7 @@ def read(path: Path) -> list[MeasuredStep]:
     Parameters
     ----------
     path
-        A file, or a folder, of which all ``*.jsonl`` are read.
+        A file, or a folder whose ``*.jsonl`` files are all read.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def point(record: dict[str, Any]) -> MeasuredStep | None:
 
 
 def hold_back(points: Sequence[MeasuredStep]) -> tuple[list[MeasuredStep], list[MeasuredStep]]:
-    """Divide points into those to fit and those to check: every second one of each model and grid.
+    """Split points into fitted and checked ones, alternating within each model and grid.
 
     Points are ordered by samples and batch; the first and the last of each are fitted.
     """
@@ -202,7 +202,7 @@ class Fitted:
     crowd: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the constants by name; those of parts by ``"model, M = 2"``."""
+        """Return the constants by name; those of M model ranks by ``"model, M = 2"``."""
         return vars(self) | {"parts": {f"{n}, M = {m}": v for (n, m), v in self.parts.items()}}
 
     def predict(self, point: MeasuredStep) -> float:
@@ -215,11 +215,11 @@ class Fitted:
         """
         if point.model not in self.models:
             raise UsageError(
-                f"model {point.model} has no points to fit; choose from {', '.join(self.models)}"
+                f"model {point.model} was not fitted; choose from {', '.join(self.models)}"
             )
         if point.model_size > 1 and (point.model, point.model_size) not in self.parts:
             raise UsageError(
-                f"model {point.model} has no points to fit on {point.model_size} parts"
+                f"model {point.model} was not fitted on {point.model_size} model ranks"
             )
         constants = (*self.models.values(), *self.parts.values(), (self.alpha, self.beta))
         row = _row(point, list(self.models), list(self.parts), self.crowd)
@@ -238,7 +238,7 @@ def fit(points: Sequence[MeasuredStep]) -> Fitted:
     for name in names:
         number = sum(p.model == name for p in points)
         if number < 3:
-            raise UsageError(f"model {name} has 3 constants, but {number} points to fit them to")
+            raise UsageError(f"model {name} has 3 constants to fit, but only {number} points")
     parts = sorted({(p.model, p.model_size) for p in points if p.model_size > 1})
     many = any(p.ranks > 1 for p in points)
     trials = []
@@ -327,7 +327,7 @@ def _row(
 
 
 def errors(predicted: Sequence[float], points: Sequence[MeasuredStep]) -> dict[str, float]:
-    """Relative errors: ``median``, ``max`` and number of points.
+    """Return the ``median`` and ``max`` of the relative errors, and the number of points.
 
     Raises
     ------

@@ -41,7 +41,7 @@ class CandidateGrid:
 def layouts(
     ranks: int, per_node: int, samples: int, batch: int, models: Sequence[int] = (1,)
 ) -> list[NodeLayout]:
-    """List all grids that a run accepts: P * M divides the ranks, ``P <= S``, D divides the batch.
+    """List all grids for which P * M divides the ranks, ``P <= S``, and D divides the batch.
 
     S need not be divisible by P. The list ranges from data parallelism (P = 1) to sampling
     parallelism (D = 1), for each size ``models`` of the model axis that the run supports.
@@ -49,7 +49,7 @@ def layouts(
     Raises
     ------
     UsageError
-        If there is no such grid; the message contains the sizes that do not fit together.
+        If there is no valid grid; the message contains the sizes that do not fit together.
     """
     found = [
         NodeLayout(p, ranks // m // p, per_node, m)
@@ -81,7 +81,7 @@ def check(layout: NodeLayout, samples: int) -> None:
     Raises
     ------
     UsageError
-        As :func:`hpcsamp.grid.plan_grid` and :func:`~hpcsamp.grid.share_samples`.
+        If :func:`hpcsamp.grid.plan_grid` or :func:`~hpcsamp.grid.share_samples` raises it.
     """
     nodes = [f"node{rank // layout.per_node}" for rank in range(layout.ranks)]
     grid = plan_grid(nodes, layout.sample_size, layout.model_size)
@@ -131,7 +131,7 @@ def splits(
     mode: Growth = "fixed",
     memory: Callable[[NodeLayout, Workload], float] | None = None,
 ) -> list[CandidateGrid]:
-    """Predict all valid grids; those that fit into memory come first, the fastest first."""
+    """Predict all valid grids, sorted: grids that fit into memory first, then by speed."""
     on_ranks = loaded(work, ranks, mode)
     found = [
         judge(work, layout, machine, rates, mode, memory)

@@ -33,15 +33,15 @@ class Device(SiteTable):
     float64: float = Field(gt=0, description="peak, FLOP/s")
     bfloat16: float = Field(gt=0, description="peak of dense matrix products, FLOP/s")
     bandwidth: float = Field(gt=0, description="memory bandwidth, bytes/s")
-    memory: float = Field(gt=0, description="bytes available to one rank")
+    memory: float = Field(gt=0, description="bytes of memory available to one rank")
     efficiency: float = Field(
         0.5, gt=0, le=1, description="fraction of the peak that networks reach"
     )
-    launch: float = Field(1e-5, ge=0, description="shortest time of an operation, seconds")
+    launch: float = Field(1e-5, ge=0, description="shortest time of an operation in seconds")
 
 
 class Wire(SiteTable):
-    """A link: seconds of an empty message, and bytes/s."""
+    """A link: latency of a message in seconds, and bandwidth in bytes/s."""
 
     alpha: float = Field(ge=0)
     bandwidth: float = Field(gt=0)
@@ -52,7 +52,9 @@ class Fabric(SiteTable):
 
     kind: Literal["flat", "fat-tree", "dragonfly"] = "fat-tree"
     group: int = Field(1, ge=1, description="nodes per leaf switch, or per dragonfly group")
-    taper: float = Field(1.0, ge=1, description="bandwidth into such a group / bandwidth out of it")
+    taper: float = Field(
+        1.0, ge=1, description="oversubscription: bandwidth into a group / bandwidth out of it"
+    )
     hop: float = Field(1.5e-7, ge=0, description="seconds per additional switch")
 
 
@@ -63,8 +65,12 @@ class NetworkLinks(SiteTable):
     between: Wire = Field(description="link between nodes through one adapter")
     adapters: int = Field(1, ge=1, description="number of adapters per node")
     gamma: float = Field(0.0, ge=0, description="seconds per byte to add received data")
-    cycles: float = Field(1.0, ge=0, description="Horovod cycles for which a gradient waits")
-    cycle: float = Field(0.0, ge=0, description="seconds of a cycle; HOROVOD_CYCLE_TIME sets it")
+    cycles: float = Field(
+        1.0, ge=0, description="number of Horovod cycles for which a gradient waits"
+    )
+    cycle: float = Field(
+        0.0, ge=0, description="seconds of a Horovod cycle; HOROVOD_CYCLE_TIME sets it"
+    )
     fabric: Fabric = Fabric(kind="flat")
 
 
@@ -101,7 +107,7 @@ def load(name: str) -> Machine:
     Raises
     ------
     UsageError
-        If there is no such site, or one of its keys or values is wrong.
+        If there is no such site, or one of its keys or values is invalid.
     """
     own = Path(name)
     if name in names():

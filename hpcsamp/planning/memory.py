@@ -41,8 +41,8 @@ MARGIN = 0.9
 """Fraction of the available memory that a run may need, because other processes need some too."""
 
 STRETCHES = 8
-"""Number of sections of gathered vectors that are in memory at the same time: two of means and of
-deviations each, the arriving one, noise, and sums."""
+"""Number of sections of gathered vectors that are in memory at the same time: two each of means and
+deviations, one that arrives, one of noise, and one of sums."""
 
 OUTPUT_COPIES = 4
 """Number of copies of the outputs in a loss: outputs, their gradient, and intermediate results."""
@@ -50,12 +50,12 @@ OUTPUT_COPIES = 4
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the memory that a rank needs.
+    """A part of the memory that a rank needs in a step.
 
     Attributes
     ----------
     name
-        Use of the memory.
+        Description of its use.
     bytes
         Bytes of one rank.
     knob
@@ -144,7 +144,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
         fixed = trained - 2 * drawn  # gathered as a whole, with its gradient
         parts.append(
             Part(
-                "weights of the draws, and sections of gathered vectors",
+                "drawn weights, and sections of gathered vectors",
                 drawn * together + drawn // shares + 2 * fixed + STRETCHES * STRETCH * item,
                 _together_knob(run, memory) if together > 1 else "",
             )
@@ -152,7 +152,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     elif drawn:
         parts.append(
             Part(
-                "standard deviations, and weights and noise of the draws",
+                "standard deviations, drawn weights and their noise",
                 drawn * (1 + 2 * together),
                 _together_knob(run, memory) if together > 1 else "",
             )
@@ -217,7 +217,8 @@ def copied(run: Run, grid: Grid) -> Part:
 def check(run: Run, topology: Topology) -> str | None:
     """Refuse a run that needs more memory than its machine has, before the first step. Collective.
 
-    ``training.memory_check`` selects whether such a run is refused, warned about, or not checked.
+    ``training.memory_check`` selects whether such a run is refused or only leads to a
+    warning, or whether nothing is checked.
 
     Returns
     -------
@@ -312,7 +313,7 @@ def _mode(run: Run) -> str:
 
 @dataclass(frozen=True)
 class _Pass:
-    """A forward and backward pass of one sample.
+    """Memory of a forward and backward pass of one sample.
 
     Attributes
     ----------

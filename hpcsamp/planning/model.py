@@ -36,7 +36,7 @@ class NodeLayout:
     sample_size, data_size
         ``P`` and ``D``.
     per_node
-        Ranks per node; the last node may have fewer.
+        Number of ranks per node; the last node may have fewer.
     model_size
         ``M``.
     """
@@ -48,12 +48,12 @@ class NodeLayout:
 
     @property
     def ranks(self) -> int:
-        """``D * P * M``."""
+        """Number of ranks, ``D * P * M``."""
         return self.group_size * self.data_size
 
     @property
     def group_size(self) -> int:
-        """Ranks that share a batch, ``P * M``."""
+        """Number of ranks that share a batch, ``P * M``."""
         return self.sample_size * self.model_size
 
     @property
@@ -63,7 +63,7 @@ class NodeLayout:
 
     @property
     def on_node(self) -> int:
-        """Ranks on the fullest node."""
+        """Number of ranks on the fullest node."""
         return min(self.ranks, self.per_node)
 
     @property
@@ -138,8 +138,8 @@ class StepPrediction:
     items
         Number of items of a data group in a step.
     taking, reading
-        Seconds in which a rank takes its batch from the ring; seconds to read the batches of a
-        step, whether hidden or not.
+        Seconds in which a rank takes its batch from the ring; and seconds to read the batches of a
+        step, including those hidden behind computation.
     """
 
     layout: NodeLayout
@@ -152,7 +152,7 @@ class StepPrediction:
 
     @property
     def seconds(self) -> float:
-        """Seconds of a step."""
+        """Seconds per step."""
         return sum(p.seconds for p in self.phases)
 
     @property
@@ -236,7 +236,8 @@ def one_rank(work: Workload, machine: Machine, rates: Rates) -> StepPrediction:
 def reading(work: Workload, layout: NodeLayout, machine: Machine, items: int) -> float:
     """Seconds to read a step's batches from storage, each once per sample group.
 
-    The maximum of the time into a node and the time out of the file system.
+    This is the larger one of the time to read into a node and the time to read out of the file
+    system.
     """
     batch = items * work.stored_bytes  # of a model rank's part of each item
     groups = max(1, -(-layout.on_node // layout.group_size))

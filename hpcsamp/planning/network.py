@@ -29,7 +29,7 @@ class Link:
     Attributes
     ----------
     alpha
-        Seconds of an empty message.
+        Latency: seconds of an empty message.
     beta
         Seconds per byte.
     gamma
@@ -51,7 +51,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Sum of both."""
+        """Sum of latency and volume, in seconds."""
         return self.latency + self.volume
 
     def __add__(self, other: Cost) -> Cost:
@@ -80,7 +80,7 @@ def ring_allreduce(ranks: int, size: float, link: Link) -> Cost:
 
 
 def doubling_allreduce(ranks: int, size: float, link: Link) -> Cost:
-    """Recursive doubling: all ranks exchange everything ``lg p`` times; for short messages."""
+    """Recursive doubling: ranks exchange whole vectors ``lg p`` times; best for short messages."""
     if ranks < 2:
         return Cost()
     rounds = int(math.log2(ranks))
@@ -142,7 +142,7 @@ class NodeSpread:
     job_nodes
         Number of nodes of the job, which determines how far it extends into the fabric.
     at_once
-        Number of such exchanges that use a node's adapters at the same time.
+        Number of exchanges that use a node's adapters at the same time.
     """
 
     ranks: int
@@ -152,7 +152,7 @@ class NodeSpread:
 
     @property
     def per_node(self) -> int:
-        """Ranks of the exchange per node."""
+        """Number of ranks of the exchange per node."""
         return -(-self.ranks // self.nodes)
 
 
@@ -250,7 +250,7 @@ def scatter_sum(network: NetworkLinks, spread: NodeSpread, size: float) -> Cost:
 
 
 def to_others(network: NetworkLinks, spread: NodeSpread, number: int, size: float) -> Cost:
-    """Cost of ``number`` exchanges in which each rank sends ``size`` bytes to all others in total.
+    """Cost of ``number`` exchanges in which each rank sends ``size`` bytes in total to the others.
 
     The messages of one exchange are sent at the same time. Those to other nodes share the node's
     adapters with the messages of its other ranks.

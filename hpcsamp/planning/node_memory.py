@@ -38,7 +38,7 @@ def _group_limit() -> int:
 
 
 def _cached(group: Path) -> int:
-    """Return the bytes of a control group that hold cached files, which can be dropped."""
+    """Return the bytes of a control group that hold cached files and can be freed."""
     lines = (group / "memory.stat").read_text().splitlines()
     numbers = dict(line.split() for line in lines)
     return int(numbers.get("inactive_file", 0)) + int(numbers.get("active_file", 0))

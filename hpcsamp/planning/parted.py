@@ -55,7 +55,7 @@ class Held:
         return cls(inputs, own, own, len(spread.outputs))
 
     def stored(self, shapes: DataShapes) -> float:
-        """Estimate the bytes that the rank reads of an item, without conversions of types."""
+        """Estimate how many bytes of an item the rank reads, without conversions of types."""
         if self.size == 1:
             return float(shapes.item_bytes)
         x, y = shapes.batch_bytes(4) / 4, shapes.target_values
@@ -68,8 +68,8 @@ def blank(config: RunConfig, shapes: DataShapes, ranks: int = 1, model: int = 1)
     Raises
     ------
     UsageError
-        If network, method or loss cannot be split over this number of model ranks, or
-        augmentation would move values between them.
+        If the network, method or loss cannot be split over this number of model ranks, or
+        if augmentation would move values between them.
     """
     run = Run.blank(config, shapes, ranks, imagined(model))
     spread = run.method.spread
@@ -90,7 +90,7 @@ def network(config: RunConfig, shapes: DataShapes, model: int = 1) -> tuple[nn.M
 def inputs(
     shapes: DataShapes, spread: Spread | None, dtype: torch.dtype
 ) -> Callable[[int], Tensor]:
-    """Return a function that creates the rank's part of inputs of n items, on the meta device."""
+    """Return a function that creates the rank's part of n input items, on the meta device."""
 
     def batch(items: int) -> Tensor:
         if spread is None:
@@ -114,12 +114,13 @@ def sizes(config: RunConfig, shapes: DataShapes, ranks: int) -> list[int]:
     Returns
     -------
     list
-        1 first, up to :data:`MOST`; only the configuration's ``parallel.model`` if that is not 1.
+        The sizes from 1 up to :data:`MOST`; only ``parallel.model`` of the configuration if it is
+        not 1.
 
     Raises
     ------
     UsageError
-        If the configured size is impossible, with the reason.
+        If the configured size is impossible; the message gives the reason.
     """
     asked = config.parallel.model
     if asked > 1:

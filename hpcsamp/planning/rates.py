@@ -1,4 +1,4 @@
-"""Convert work to seconds: with rates measured on a machine, or estimated from its published data.
+"""Convert work to seconds by rates measured on a machine, or estimated from its published data.
 
 Estimated (roofline; Williams, Waterman & Patterson 2009), for ``k`` samples evaluated at once:
 
@@ -53,7 +53,7 @@ STAGE = 2e-5
 
 @dataclass(frozen=True)
 class Pass:
-    """Seconds of a forward and backward pass of one sample, and its limiting factor."""
+    """Duration of a forward and backward pass of one sample in seconds, and its limiting factor."""
 
     seconds: float
     by: By
@@ -61,7 +61,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Rates:
-    """Speed of a rank in each part of a step.
+    """Time that a rank needs for each part of a step, per unit of work.
 
     Attributes
     ----------
@@ -78,8 +78,8 @@ class Rates:
     stage
         Seconds that a small exchange takes in addition to its time on the network.
     crowd
-        Slowdown of compute if all ranks of a node work at the same time (they share memory and
-        cores).
+        Slowdown of computation if all ranks of a node compute at the same time (they share memory
+        and cores).
     shares_core
         Whether the reader thread runs on the rank's own core.
     passes

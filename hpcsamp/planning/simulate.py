@@ -19,7 +19,7 @@ from hpcsamp.planning.model import COMPUTE, MODEL_EXCHANGE, StepPrediction
 
 @dataclass(frozen=True)
 class Simulated:
-    """Results of simulated steps, without the first ones, which fill the ring.
+    """Results of simulated steps; the first steps, which fill the ring, are left out.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def simulate(
     prediction
         Prediction with the phases, grid and work to simulate.
     steps
-        Number of steps that count; ``2 slots`` steps precede them.
+        Number of steps in the result; ``2 slots`` further steps precede them.
     slots
         Number of slots in the ring (``data.slots``).
     spread

@@ -39,10 +39,10 @@ class Workload:
     key
         Key of the run in a calibration: model with arguments, shapes, method, precision.
     samples, batch
-        ``S``; items of a step over all data groups.
+        ``S``, and the number of items of a step over all data groups.
     weights, drawn, trained
-        Numbers of weights: all weights of the network; random weights, drawn per sample; values
-        that the optimiser updates.
+        Number of all weights of the network; of random weights, which are drawn per sample; and of
+        values that the optimiser updates.
     item
         Bytes per trainable parameter.
     own
@@ -50,7 +50,7 @@ class Workload:
     counts
         Operations of one sample's passes.
     x_bytes, stored_bytes
-        Bytes of an item in a step, and in its file.
+        Number of bytes of an item in a step, and in its file.
     values
         Number of values of an item that a loss compares (``V``).
     statistics
@@ -111,7 +111,8 @@ class Workload:
         Raises
         ------
         UsageError
-            If model, method, loss and data do not fit together, or operations cannot be counted.
+            If the model, method, loss and data do not fit together, or if operations cannot be
+        counted.
         """
         run = parted.blank(config, shapes, model=model)
         method, (network, axis) = run.method, parted.network(config, shapes, model)
@@ -192,7 +193,7 @@ def _together(method: Method) -> int:
 
 
 def key_of(run: Run) -> str:
-    """A line that identifies the run for which passes were measured."""
+    """Return a line that identifies the run for which passes were measured."""
     config, shapes = run.config, run.shapes
     arguments = " ".join(f"{k}={v}" for k, v in sorted(config.model.arguments.items()))
     shape = shapes.told("x")

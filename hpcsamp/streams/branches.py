@@ -1,9 +1,9 @@
-"""Branching streams: a random stream for every call of a sample, and a sub-stream for every item.
+"""Random streams for every call of a sample, each with a sub-stream for every item.
 
     key of a run  ->  of a step  ->  of a sample  ->  of a call  ->  of an item  ->  its numbers
 
 Each arrow is the hash of SplitMix64 (:mod:`.places`), so all branches are computed at once by
-tensor operations, with the same bits on every kind of device. No number depends on how many
+tensor operations, with the same bits on every device type. No number depends on how many
 steps, samples, calls or items are drawn.
 """
 

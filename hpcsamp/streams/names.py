@@ -62,8 +62,8 @@ def torch_generator(
 ) -> torch.Generator:
     """Return a torch generator at the start of a stream.
 
-    CPU and GPU generators differ, so numbers agree between ranks and restarts on the same kind of
-    device, but not between kinds.
+    CPU and GPU generators differ, so numbers agree between ranks and restarts on the same device
+    type, but not between device types.
 
     torch's CPU generator uses only the low 32 bits of its seed, so the last counter (the sample) is
     added with an odd factor: two samples of a step then never have the same seed, whereas hashed

@@ -9,7 +9,7 @@ that any rank can draw a block on its own:
 
 There are two forms of noise. The *native* form, from torch's CPU generator, is the default on CPUs.
 The *portable* form is computed from a counter and a hash (:mod:`.places`): its random bits are the
-same on every kind of device and its normal numbers agree to rounding. It is the only form on GPUs;
+same on every device type and its normal numbers agree to rounding. It is the only form on GPUs;
 the environment variable ``HPCSAMP_NOISE=portable`` selects it on CPUs as well, e.g. to compare them
 with GPUs.
 """
@@ -42,12 +42,12 @@ FORMS = ("native", "portable")
 
 
 def form(device: torch.device) -> str:
-    """The form of noise on a kind of device: ``"native"`` or ``"portable"``.
+    """Return the form of noise on a device type: ``"native"`` or ``"portable"``.
 
     Raises
     ------
     UsageError
-        If ``HPCSAMP_NOISE`` is neither of these, or is not available on this device.
+        If ``HPCSAMP_NOISE`` is neither of these, or is not available on this device type.
     """
     asked = os.environ.get("HPCSAMP_NOISE") or ("native" if device.type == "cpu" else "portable")
     if asked not in FORMS:
@@ -82,9 +82,9 @@ def fill(
     samples
         Indices of the ``k`` samples.
     n
-        Number of all weights, >= ``first + m``.
+        Total number of weights, >= ``first + m``.
     first
-        First weight.
+        Index of the first weight.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def _key(seed: int, purpose: Purpose) -> int:
 
 
 def name_of(seed: int, purpose: Purpose, step: int) -> int:
-    """64 random bits for a step: value ``step`` of SplitMix64 seeded with the stream's key."""
+    """Return 64 random bits: value ``step`` of SplitMix64 seeded with the stream's key."""
     return mixed(_key(seed, purpose) + (step + 1) * GAMMA)
 
 

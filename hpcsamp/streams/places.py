@@ -3,7 +3,7 @@
 If thousands of items (or samples) need a few numbers each, creating a generator for each would take
 longer than drawing. SplitMix64 (Steele, Lea and Flood 2014) hashes a counter: its n-th number does
 not depend on the previous ones, so the numbers of all places are computed at once, with the same
-bits on every kind of device.
+bits on every device type.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def mix_(z: Tensor) -> Tensor:
 
 
 def normal_pairs(bits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two standard normal numbers from each 64 random bits (Box and Muller 1958).
+    """Return two standard normal numbers for each 64 random bits (Box and Muller 1958).
 
     ``dtype``: float32 or float64.
     """
