@@ -207,7 +207,7 @@ class Members(Showing):
         return sum((part.square().sum() for part in parts), rows.new_zeros(()))
 
     def without_deterministic(self, rows: Tensor) -> Tensor:
-        """Set entries of weights without uncertainty to 0, in place; return the ``(..., n)`` tensor."""
+        """Set entries of weights without uncertainty in ``(..., n)`` to 0, in place; return it."""
         for start, stop, random in self.layout.runs(lambda v: v.random):
             if not random:
                 rows[..., start:stop] = 0
