@@ -72,8 +72,8 @@ class MaskedLayers:
             raise UsageError(
                 f"method 'mc_dropout': {of} has no dropout in training, and inputs of linear "
                 f"layers that are split over model ranks cannot be masked instead: add dropout to "
-                f"the network (hpcsamp.layers.Dropout; model.dropout of vit, swin and mixer), or set "
-                f"parallel.model = 1"
+                f"the network (hpcsamp.layers.Dropout; model.dropout of vit, swin and mixer), or "
+                f"set parallel.model = 1"
             )
         linear = [m for m in self._module.modules() if isinstance(m, nn.Linear)]
         if len(linear) < 2:
