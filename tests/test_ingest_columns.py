@@ -489,7 +489,7 @@ def test_every_kind_of_task_is_read_from_a_table(tmp_path, kind):
     assert (moods.task, moods.class_names) == ("ordinal", ["bad", "fair", "good"])
     y = Dataset.open(tmp_path / "moods").read(range(COUNT))[1]
     assert [order.class_name[i] for i in y] == data["mood"].tolist()
-    with pytest.raises(DataError, match="'grade' has other values than 0 and 1"):
+    with pytest.raises(DataError, match="'grade' has values other than 0 and 1"):
         read(path, ["hot", "grade"], task="multilabel", **how)
 
 

@@ -92,7 +92,7 @@ def test_splits_share_a_type_that_holds_all_of_them(tmp_path):
     source = npz(tmp_path / "y.npz")
     assert source.items["test"]["y"].tolist() == [256, 2]
     assert source.report == [
-        "253 of 257 classes occur nowhere: 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 243 more",
+        "253 of 257 classes do not occur: 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 243 more",
         "classes of test that train does not have: 256",
     ]
     np.savez(tmp_path / "u.npz", x=X, y=LABELS.astype("u8"))

@@ -622,7 +622,7 @@ def test_integers_are_numbers():
         ("predictive_nll", {"likelihood.name": "student_t", "likelihood.df": -1}, "df .* got -1"),
         ("crps", {"latitudes": "south"}, r"latitudes = 'south' must be a list of degrees"),
         ("crps", {"latitudes": [0, "1"]}, r"latitudes = \[0, '1'\] must be a list of degrees"),
-        ("expected_nll", {"likelihood.name": "categorical"}, "is a loss of classes.* are values"),
+        ("expected_nll", {"likelihood.name": "categorical"}, "is a loss of classes.* are numeric"),
         ("no.such:Loss", {}, "No module named"),
         ("math:pi", {}, "not a subclass of hpcsamp.losses.DataLoss"),
     ],
@@ -635,12 +635,20 @@ def test_wrong_names_are_refused(name, arguments, words):
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("mean_mse", {}, "'mean_mse' is a loss of values, .* task = 'classification' are classes"),
-        ("beta_nll", {}, "'beta_nll' with a PredictedGaussian likelihood is a loss of values"),
+        (
+            "mean_mse",
+            {},
+            "'mean_mse' is a loss of numeric targets, .* task = 'classification' are classes",
+        ),
+        (
+            "beta_nll",
+            {},
+            "'beta_nll' with a PredictedGaussian likelihood is a loss of numeric targets",
+        ),
         (
             "expected_nll",
             {"likelihood.name": "poisson"},
-            "with a Poisson likelihood is a loss of values",
+            "with a Poisson likelihood is a loss of numeric targets",
         ),
     ],
 )

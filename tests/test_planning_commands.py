@@ -90,7 +90,7 @@ def test_models_counts_the_memory_of_a_model_rank(tmp_path):
         (["mlp-entsoe", "--set", "parallel.model=2"],
          "layers.1, a Linear, holds its weights whole and cannot be split over 2 model ranks"),
         (["vit-cifar10", "--set", "parallel.model=2"],
-         r"augment\.crop moves values along axis 1 of x, of which this rank has the part 16:32"),
+         r"augment\.crop moves values along axis 1 of x, but this rank has only the part 16:32"),
         (["vit-cifar10", "--site", "horeko"], "did you mean 'horeka'.*alps, frontier"),
         (["vit-cifar10", "--samples", "2", "--nodes", "64", "--batch", "100"],
          "no grid of 256 ranks: with S = 2 .* D = 128 data groups, and a batch of 100"),

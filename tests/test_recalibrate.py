@@ -218,7 +218,12 @@ def test_what_is_wrong_is_refused(runs, serial, refusals):
         "nothing to fit": [classes, "--scaling", "none", "--conformal", "none"],
         "--adaptive 2 must be between 0 and 1": [fields, "--adaptive", "2"],
         "--raps-penalty and --raps-free are settings": [classes, "--raps-free", "3"],
-        "only intervals of values are adaptive": [classes, "--adaptive", "0.1", "--coverage=0.5"],
+        "only intervals of numeric targets are adaptive": [
+            classes,
+            "--adaptive",
+            "0.1",
+            "--coverage=0.5",
+        ],
         "no split|splits": [fields, "--split", "calibration"],
     }
     before = {n: (runs / n / "recalibration.json").read_bytes() for n in ("classes", "fields")}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 TOP, LEFT, FLIP, SHIFT, TRANSFORM = range(5)
-"""Purposes of the draws; the numbers are part of the results."""
+"""Purposes of the draws; the numbers select random streams, so changing one changes results."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ class Augmentation:
         return (top * 2.0**-53 * count).astype(np.int64)
 
     def _move(self, x: torch.Tensor, drawn: ViewOffsets) -> torch.Tensor:
-        """Crop, flip and shift in one gather; shape ``(views, B, C, H, W)``."""
+        """Crop, flip and shift in one gather operation; shape ``(views, B, C, H, W)``."""
         views, count = drawn.top.shape
         height, width = x.shape[-2:]
         columns = np.broadcast_to(np.arange(width), (views, count, width))
@@ -341,7 +341,7 @@ def _check_parts(section: AugmentSection, dataset: Dataset, name: str, parts: Re
 def check_box(
     section: AugmentSection, array: str, shape: Sequence[int], box: Box, of_targets: bool = False
 ) -> None:
-    """Refuse to move values along an axis of which a rank holds only a part.
+    """Refuse to move values along an axis if a rank holds only a part of it.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def check_box(
     Raises
     ------
     UsageError
-        If values would move along such an axis; the message names the key, the axis and the part.
+        If values would move along a split axis; the message names the key, the axis and the part.
     """
     moved = {"flip": {-1}, "shift": {-1}, "crop": {-2, -1}, "transforms": {-3, -2, -1}}
     for option, axes in moved.items():
@@ -366,7 +366,7 @@ def check_box(
                 start, stop = box[axis]
                 raise UsageError(
                     f"augment.{option} moves values along axis {len(shape) + axis} of {array}, "
-                    f"of which this rank has the part {start}:{stop} of {shape[axis]}; leave "
+                    f"but this rank has only the part {start}:{stop} of {shape[axis]}; leave "
                     f"it out, or let the model ranks split another axis"
                 )
 
@@ -381,7 +381,9 @@ def image_of(section: AugmentSection, dataset: Dataset) -> str | None:
     """
     if not dataset.has_several_inputs:
         if section.input not in (None, "x"):
-            raise UsageError(f"augment.input = {section.input!r}; {dataset.path} has one input, x")
+            raise UsageError(
+                f"augment.input = {section.input!r}: {dataset.path} has only the input x"
+            )
         return None
     arrays = dataset.manifest.arrays
     able = [n for n, k in dataset.kinds.items() if k == "numbers" and len(arrays[n].shape) == 3]

@@ -16,7 +16,7 @@ from hpcsamp.data.roles import WEIGHT, Kind
 from hpcsamp.data.shard import check_labels
 
 FAR, DECADES = 1000, 30
-"""Limits of mean / std, and of the decades of std, beyond which float32 loses digits."""
+"""Largest ``|mean| / std`` and largest ``|log10 std|`` for which float32 keeps enough digits."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Batch:
         Weights of the items, shape ``(B,)``: 0 for padding, 1 if the dataset has no weights. The
         weights of a dataset are divided by their mean over train.
     count
-        Items of the step over all data groups without padding: the divisor of a mean.
+        Number of items of the step over all data groups, without padding: the divisor of a mean.
     mask
         Whether each value of ``y`` is known: bool in the shape of ``y``, by name if there are
         several targets; ``None`` if the dataset has no missing values. It is the ``mask`` argument
@@ -138,7 +138,7 @@ class Converter:
         own
             This data group's part of the step.
         count
-            Items of the step over all data groups.
+            Number of items of the step over all data groups.
         arrays
             Raw items by name, shapes ``(B, ...)``.
 

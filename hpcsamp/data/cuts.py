@@ -89,7 +89,7 @@ class Cutter:
     parts
         Numbers of the chunks of an item that overlap the box, int64.
     starts
-        Rows of the box at which chunks begin, the first of which is 0.
+        Rows of the box at which chunks begin; the first entry is 0.
     """
 
     def __init__(self, spec: ArraySpec, box: Box):
@@ -101,7 +101,7 @@ class Cutter:
         self.cuts = lru_cache(maxsize=256)(self._cuts)
 
     def _cuts(self, begin: int, end: int) -> list[Cut]:
-        """Cuts for rows ``begin .. end - 1`` of the box."""
+        """Return the cuts that cover rows ``begin .. end - 1`` of the box."""
         spec, found = self.spec, []
         first = self.box[0][0]
         wanted = ((first + begin, first + end), *self.box[1:])

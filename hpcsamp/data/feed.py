@@ -191,7 +191,9 @@ class Feed:
         if alone:
             return
         if not self._prefetcher.stop(60):
-            raise HpcsampError("the prefetch thread hangs in a read that the other ranks have left")
+            raise HpcsampError(
+                "the prefetch thread hangs in a read in which the other ranks no longer take part"
+            )
         self._reader.close()
         if self._pinned:
             _unpin(self._ring.memory)

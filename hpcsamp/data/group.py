@@ -88,7 +88,7 @@ class ReadingGroup:
         cuts
             First row of each node in the batch, followed by the number of rows.
         row_bytes
-            Bytes of a row.
+            Size of a row in bytes.
         """
         if self._peers is None or self._peers.Get_size() == 1:
             return

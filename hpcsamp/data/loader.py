@@ -47,7 +47,7 @@ class Loader:
     topology
         The grid.
     batch
-        Items of a step over all D data groups; must be a multiple of D.
+        Number of items of a step over all D data groups; must be a multiple of D.
     split
         Split to open, if ``dataset`` is a path.
     seed, shuffle, tail
@@ -63,7 +63,7 @@ class Loader:
     dtype
         Data type of numeric arrays; labels and ids are int64, flags bool.
     slots
-        Batches in the ring, if shared memory has room for them.
+        Number of batches in the ring, if shared memory has room for them.
     part
         The part of every item that this rank reads, which must be the same on all ranks with the
         same position on the model axis: a box of ``x``, or boxes by the names of inputs and
@@ -177,7 +177,8 @@ class Loader:
         """
         if epoch < 0 or not 0 <= start <= self.steps_per_epoch:
             raise UsageError(
-                f"epoch {epoch} step {start} is outside epochs of {self.steps_per_epoch} steps"
+                f"step {start} of epoch {epoch} does not exist: an epoch has "
+                f"{self.steps_per_epoch} steps"
             )
         return self._batches(epoch, start)
 

@@ -33,8 +33,8 @@ from hpcsamp.sealing import text
 
 PLAIN, NAMED, SCHEMA = 2, 3, 4
 """Versions of the folder layout; a dataset has the lowest version that can describe it. Version 1
-has no seals; version 2 has seals; version 3 adds named inputs and targets and missing values;
-version 4 adds chunks that are slabs of an item."""
+has no seals (checksums of a shard outside its chunks); version 2 has seals; version 3 adds named
+inputs and targets and missing values; version 4 adds chunks that are slabs of an item."""
 SCHEMAS = (1, PLAIN, NAMED, SCHEMA)
 """Versions that can be read."""
 
@@ -305,7 +305,7 @@ class Manifest(ManifestPart):
         """Check that item counts, shard order and chunk counts are consistent."""
         if self.schema_version not in SCHEMAS:
             raise ValueError(
-                f"the schema version is {self.schema_version}, this hpcsamp reads "
+                f"the schema version is {self.schema_version}, but this version of hpcsamp reads "
                 f"{', '.join(map(str, SCHEMAS[:-1]))} and {SCHEMA}"
             )
         check_roles(self)

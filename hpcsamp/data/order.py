@@ -24,7 +24,7 @@ from hpcsamp.streams import Purpose, numpy_generator
 Tail = Literal["drop", "mask"]
 
 STREAMS = 16
-"""Largest number of streams of the pool shuffle; part of the results, never a function of D."""
+"""Largest number of streams of the pool shuffle; results depend on it, so it is fixed."""
 
 
 KEPT = 128
@@ -72,7 +72,7 @@ class GlobalBatch:
         return int(self.weight.sum())
 
     def part(self, index: int, parts: int) -> GlobalBatch:
-        """The part of the step that data group ``index`` of ``parts`` processes."""
+        """Return the part of the step for data group ``index`` of ``parts`` data groups."""
         own = share(len(self.items), parts, index)
         return GlobalBatch(self.items[own.start : own.stop], self.weight[own.start : own.stop])
 
@@ -86,7 +86,7 @@ class Order:
     count
         Number of items in the split.
     batch
-        Items of a step over all data groups.
+        Number of items of a step over all data groups.
     seed
         The run's seed.
     shuffle

@@ -105,7 +105,7 @@ def _box(name: str, given: AnyBox, shape: tuple[int, ...]) -> Box:
     of = getattr(given, "shape", None)
     if of is not None and tuple(of) != shape:
         raise UsageError(
-            f"part of {name}: it is a part of items of shape {tuple(of)}, but items have the shape "
+            f"part of {name}: it was made for items of shape {tuple(of)}, but items have the shape "
             f"{shape}"
         )
     axes: list[Any] = list(given if isinstance(given, Sequence) else given.box)

@@ -318,7 +318,7 @@ class Prefetcher:
                 return
 
     def _free(self, number: int) -> bool:
-        """Whether all ranks have taken the previous batch in a batch's slot."""
+        """Whether the slot of batch ``number`` is free: all ranks took the batch before it."""
         return self.ring.least(TAKEN) > number - self.ring.slots
 
     def _publish(self, number: int, error: BaseException | None) -> BaseException | None:

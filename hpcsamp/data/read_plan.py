@@ -36,7 +36,7 @@ class ChunkTable:
     spec
         The array.
     base
-        Number of the first chunk of each shard, counted through the split; int64.
+        Number of the first chunk of each shard, numbered across all shards of the split; int64.
     offset
         File offset of every chunk; int64.
     shape
@@ -85,13 +85,13 @@ class ChunkTable:
         return shard, self.offset[self.base[shard] + group] + inside * self.spec.item_bytes
 
     def chunks_of(self, items: np.ndarray) -> np.ndarray:
-        """The first chunk of every item, counted through the split; int64 of shape ``(b,)``."""
+        """The first chunk of every item, numbered across all shards; int64 of shape ``(b,)``."""
         shard = np.searchsorted(self.firsts, items, side="right") - 1
         group = (items - self.firsts[shard]) // self.spec.items_per_chunk
         return self.base[shard] + group * self.spec.chunks_per_item
 
     def shares(self, items: np.ndarray, part: range) -> Iterator[Share]:
-        """Yield the items of the rows ``part`` of a batch, in the order of the files."""
+        """Yield the rows ``part`` of a batch, item by item, in the order of the files."""
         own = range(part.start // self.rows, -(-part.stop // self.rows) if len(part) else 0)
         wanted = np.asarray(items, np.int64)[own.start : own.stop]
         shard = np.searchsorted(self.firsts, wanted, side="right") - 1
@@ -126,7 +126,7 @@ class Share:
     shard, local
         Shard of the split, and position of the item in the shard.
     chunk
-        First chunk of the item, counted through the split.
+        First chunk of the item, numbered across all shards of the split.
     """
 
     place: int
@@ -146,7 +146,7 @@ class Requests:
     shard
         Number of the shard in the split.
     chunk
-        Number of the chunk, counted through the split.
+        Number of the chunk, numbered across all shards of the split.
     local
         Position of the item in the shard.
     row

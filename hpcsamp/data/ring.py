@@ -56,7 +56,7 @@ def fit(node_comm: MPI.Comm, world: MPI.Comm, slot_bytes: int, slots: int, leads
     node_comm, world
         Ranks of the node and of the job.
     slot_bytes
-        Bytes of one slot of this rank's ring.
+        Size of a slot of this rank's ring in bytes.
     slots
         Requested number of slots.
     leads
@@ -94,7 +94,7 @@ class Ring:
     comm
         The ranks; a ring of one rank uses private memory.
     slot_bytes
-        Bytes of a slot.
+        Size of a slot in bytes.
     slots
         Number of slots.
     marks

@@ -16,23 +16,24 @@ from hpcsamp.kinds import LABELS
 from hpcsamp.names import TASKS
 
 Inputs = Literal["numbers", "ids"]
-"""Kind of ``x``: measurements, or integers that identify things, such as tokens of a text."""
+"""Kind of ``x``: measurements, or integers that are identifiers, such as tokens of a text."""
 
 Kind = Literal["numbers", "values", "ids", "flags"]
-"""Kind of one of several inputs: ``numbers`` are standardised, ``values`` are numbers that are not,
-``ids`` are integers that identify things, ``flags`` are true or false, such as a padding mask."""
+"""Kind of one of several inputs: ``numbers`` are standardised; ``values`` are numbers that are not
+standardised; ``ids`` are integers that are identifiers; ``flags`` are true or false, such as a
+padding mask."""
 
 Several = Literal["several"]
 """The task of a dataset with several targets, each of which has a task of its own."""
 
 Missing = int | Literal["nan"]
-"""Mark of a missing value: NaN among numbers, an integer among labels."""
+"""Mark of a missing value: NaN in numeric targets, an integer in labels."""
 
 WEIGHT = "weight"
 """Name of the array with the weight of each item."""
 
 RESERVED = {WEIGHT, "index", "coords", "stats", "integrity"}
-"""Names that inputs and targets cannot have, because a shard uses them otherwise."""
+"""Names that inputs and targets cannot have, because shards use them for other data."""
 
 
 class ManifestPart(BaseModel):
@@ -150,7 +151,7 @@ def check_roles(data: Described) -> None:
         _check_target(name, target, np.dtype(data.arrays[name].dtype))
     if WEIGHT in data.arrays and data.arrays[WEIGHT].shape:
         raise ValueError(
-            f"the weight of an item must be a number, but its shape is {data.arrays[WEIGHT].shape}"
+            f"the weight of an item must be a scalar, but its shape is {data.arrays[WEIGHT].shape}"
         )
 
 

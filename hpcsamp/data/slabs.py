@@ -80,7 +80,7 @@ def choose_slab(shape: Sequence[int], itemsize: int, aim: int) -> tuple[int, ...
     shape
         Shape of an item.
     itemsize
-        Bytes of a value.
+        Size of a value in bytes.
     aim
         Target size of a slab, in bytes.
     """

@@ -17,7 +17,7 @@ from hpcsamp.data.manifest import Stats
 from hpcsamp.errors import DataError
 
 LARGEST, SMALLEST = 1e100, 1e-100
-"""Bounds of values and of standard deviations whose squares are well within float64."""
+"""Bounds of values and of standard deviations whose squares fit well into float64."""
 
 AT_ONCE = 4 * 2**20
 """Largest number of values of an item whose moments are computed at once; larger items are
@@ -161,7 +161,7 @@ def combine(parts: Iterable[Moments]) -> Moments:
 
 
 def check_largest(values: np.ndarray, names: Sequence[str], where: str) -> None:
-    """Refuse values above :data:`LARGEST`.
+    """Refuse values with a magnitude above :data:`LARGEST`.
 
     Parameters
     ----------
@@ -181,8 +181,8 @@ def check_largest(values: np.ndarray, names: Sequence[str], where: str) -> None:
         at = np.argwhere(np.abs(values) > LARGEST)[0]
         name = _channel(names, int(at[1]) if len(at) > 1 else 0)
         raise DataError(
-            f"{where}: {name} holds {values[tuple(at)]:g}, but numbers can be at most {LARGEST:g}: "
-            "rescale the data"
+            f"{where}: {name} holds {values[tuple(at)]:g}, but magnitudes above {LARGEST:g} are "
+            "not supported: rescale the data"
         )
 
 
@@ -204,8 +204,8 @@ def check_stats(stats: Stats, names: Sequence[str], where: str) -> None:
     far = ~np.isfinite(mean) | ~np.isfinite(std) | (largest > LARGEST)
     close = (low < high) & ~(std > SMALLEST)
     for bad, fault in (
-        (far, f"to be standardised, numbers can be at most {LARGEST:g}"),
-        (close, f"to be standardised, their standard deviation must be at least {SMALLEST:g}"),
+        (far, f"values with magnitude above {LARGEST:g} cannot be standardised"),
+        (close, f"values with a standard deviation below {SMALLEST:g} cannot be standardised"),
     ):
         if bad.any():
             at = int(np.flatnonzero(bad)[0])

@@ -76,7 +76,7 @@ def verify_shard(folder: Path, manifest: Manifest, entry: ShardEntry) -> Finding
         if digest != entry.sha256:
             found.bad.append(
                 f"{folder / entry.file}: its SHA-256 is {digest[:16]}..., but "
-                f"{entry.sha256[:16]}... in the manifest, although all chunks are intact (a "
-                f"changed header)"
+                f"{entry.sha256[:16]}... in the manifest; all chunks are intact, so the "
+                f"header was changed"
             )
     return found

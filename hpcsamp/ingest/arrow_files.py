@@ -159,7 +159,7 @@ def files_of(path: Path, ending: str) -> dict[str, list[Path]]:
 
 
 def split_of_names(files: Sequence[Path]) -> dict[Path, str] | None:
-    """Return the split that begins each file name; None if one has none, or none is train."""
+    """Return the split in each file name; None if a name has no split, or no name has train."""
     words = [_WORD.match(file.name) for file in files]
     found = {f: WORDS[w[1].lower()] for f, w in zip(files, words, strict=True) if w is not None}
     return found if len(found) == len(files) and "train" in found.values() else None

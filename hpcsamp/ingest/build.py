@@ -262,7 +262,7 @@ class _Writer:
         write_whole(self._note(shard), text.to_json(facts, self.uid))
 
     def _done(self, shard: Mapping[str, Any]) -> bool:
-        """Whether an earlier run has written a shard; if its record is damaged, it has not."""
+        """Whether an earlier run has written a shard; False if its record is damaged."""
         try:
             self._read(shard)
         except DataError:

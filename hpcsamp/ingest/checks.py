@@ -28,7 +28,7 @@ def check_block(source: Source, block: Block, where: str) -> None:
     Raises
     ------
     DataError
-        If there is such an item; the message begins with ``where`` and names the array.
+        If an item cannot be used; the message begins with ``where`` and names the array.
     """
     for name, kind in kinds_of(source).items():
         check_values(block[name], f"{where}: {name}")

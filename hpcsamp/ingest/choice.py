@@ -75,7 +75,7 @@ def check_named(path: Path, names: Sequence[str], asked: Sequence[str]) -> None:
     Raises
     ------
     UsageError
-        If there is such a column; the message names the first one.
+        If a column does not exist; the message names the first one.
     """
     known = set(names)
     for name in asked:

@@ -107,7 +107,7 @@ def classes_of(file: str, labels: Mapping[str, np.ndarray]) -> tuple[int, list[s
     unused = sorted(set(range(classes)) - {int(u) for u in used})
     if not unused:
         return classes, []
-    return classes, [f"{len(unused)} of {classes} classes occur nowhere: {_some(unused)}"]
+    return classes, [f"{len(unused)} of {classes} classes do not occur: {_some(unused)}"]
 
 
 def unseen(labels: Mapping[str, np.ndarray]) -> list[str]:
@@ -197,7 +197,7 @@ def targets_of(
     if kind == "multilabel" or (kind is None and len(arrays) > 1 and are_flags(arrays)):
         for name, values in columns.items():
             if not are_flags([values]):
-                raise DataError(f"{where}: column {name!r} has other values than 0 and 1, the "
+                raise DataError(f"{where}: column {name!r} has values other than 0 and 1, the "
                                 "labels of multilabel targets")  # fmt: skip
         flags = np.stack(arrays, axis=1).astype("<i8")
         return ItemTargets(flags, "multilabel", 2, None, names)

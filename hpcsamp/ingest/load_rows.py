@@ -25,7 +25,7 @@ START = dt.datetime(1970, 1, 1)
 
 @dataclass(frozen=True)
 class Row:
-    """One value: minutes since 1970-01-01 UTC, load in MW (NaN if missing), and its line."""
+    """A value with its time in minutes since 1970-01-01 UTC and its line; MW, NaN if missing."""
 
     minute: int
     load: float

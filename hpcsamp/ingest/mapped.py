@@ -57,7 +57,7 @@ def check_exact(values: np.ndarray, file: Path) -> None:
     Raises
     ------
     DataError
-        If there is such a number; the message names the largest of its block.
+        If a number is not exact; the message names the largest one of its block.
     """
     if values.dtype.kind not in "iu" or values.dtype.itemsize < 8:
         return

@@ -155,8 +155,8 @@ def opened(data: Path | bytes, where: str) -> Any:
             deep = any(";16" in str(tile[3]) for tile in image.tile)
             if deep and image.mode in ("RGB", "RGBA", "LA"):
                 raise DataError(
-                    f"{where} has 16 bits for each colour, of which 8 would be lost; store it as "
-                    ".npy"
+                    f"{where} has 16 bits for each colour, but 8 of them would be lost; store it "
+                    "as .npy"
                 )
             image.load()
             return image

@@ -85,11 +85,11 @@ class Table(ABC):
         return None
 
     def index(self) -> list[str]:
-        """Return the columns that number or name rows, which are features only by request."""
+        """Return the columns that number or name rows, which are features only if named."""
         return []
 
     def whole(self, column: str) -> bool:
-        """Whether a column has whole numbers, of which some may be missing."""
+        """Whether a column has whole numbers; some of them may be missing."""
         return False
 
     def pictures(self, column: str) -> bool:

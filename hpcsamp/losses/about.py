@@ -16,7 +16,7 @@ class Shared:
     what
         Quantities that the ranks exchange, in words.
     number
-        Bytes in float32, for each combination of ``each``.
+        Number of bytes in float32 for each combination of the factors in ``each``.
     each
         Factors that ``number`` is multiplied by, one letter each: ``S`` samples, ``B`` items of
         a sample group, ``V`` values of an item.

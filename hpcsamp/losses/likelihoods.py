@@ -60,11 +60,11 @@ class Likelihood(ABC):  # noqa: B024
         Raises
         ------
         UsageError
-            If the class only defines a density of whole items (:meth:`log_prob`).
+            If the class only defines the density of a whole item (:meth:`log_prob`).
         """
         raise UsageError(
-            f"the likelihood {type(self).__name__} defines log_prob of whole items only; weights, "
-            f"masks and mixtures of single values need its of_values(outputs, target)"
+            f"the likelihood {type(self).__name__} only defines log_prob, the density of a whole "
+            f"item; weights, masks and mixtures of values need of_values(outputs, target)"
         )
 
     def complete(self, network: nn.Module, std: Any, mean: Any) -> nn.Module:

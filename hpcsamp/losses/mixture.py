@@ -27,8 +27,12 @@ def log_mean_exp(log_p: Tensor, samples: int, group: Collectives) -> Tensor:
     Returns
     -------
     Tensor
-        ``(...)``. Two exchanges of that size: the maximum as a shift, then the sum. If all
-        probabilities are exactly 0, the result is minus infinity, not NaN.
+        ``(...)``. If all probabilities are exactly 0, the result is minus infinity, not NaN.
+
+    Notes
+    -----
+    Ranks exchange two tensors of the size of the result: the maximum of ``log_p``, which is used
+    as a shift, then the sum.
     """
     each, shift = shifted_exp(log_p, group)
     return log_of_sum(each, shift, samples, group)

@@ -33,7 +33,7 @@ class MeanMSE(StatisticsLoss):
         return FittedGaussian()
 
     def statistics(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Return the errors of the samples, which are smaller and sum with less rounding."""
+        """Return the errors of the samples; their sum is rounded less than a sum of the outputs."""
         return like_target(outputs, target) - target
 
     def from_mean(self, mean: Tensor, target: Tensor, samples: int) -> Tensor:

@@ -70,8 +70,9 @@ def make(
     Raises
     ------
     UsageError
-        If a name or an argument is unknown, or an argument has a wrong type; if a loss of values
-        is combined with a task of classes or the other way round; if latitudes are not numbers.
+        If a name or an argument is unknown, or an argument has a wrong type; if a loss of
+        numeric targets is combined with a task with class labels, or the other way round; if
+        latitudes are not numbers.
     """
     kind = LOSSES.find(name)
     given = likelihood or {}
@@ -163,11 +164,11 @@ def _likelihood(kind: type[DataLoss], task: str, given: Mapping[str, Any]) -> Li
 
 def _check_task(name: str, task: str, likelihood: Likelihood | None, own: str | None) -> None:
     if likelihood is not None and own is not None and own not in LIKELIHOODS:
-        return  # a class of the user's, which may be for classes or values
+        return  # a class of the user's, which may be for classes or numeric targets
     classes = likelihood is not None and likelihood.of_labels
     if classes != TASKS.find(task).labels:
         named = "" if likelihood is None else f" with a {type(likelihood).__name__} likelihood"
-        of, has = ("classes", "values") if classes else ("values", "classes")
+        of, has = ("classes", "numeric") if classes else ("numeric targets", "classes")
         raise UsageError(
             f"loss.name = {name!r}{named} is a loss of {of}, but the targets of task = {task!r} "
             f"are {has}"

@@ -138,11 +138,11 @@ class Several(DataLoss):
         group: Collectives,
         weight: Tensor | None,
     ) -> Tensor:
-        """Refuse to evaluate the loss of a single target, which is not defined.
+        """Raise an error, because the loss of several targets is only defined by :meth:`of_step`.
 
         Raises
         ------
         UsageError
             Always.
         """
-        raise UsageError("Several has several targets: evaluate it by ELBO(...)(method, x, y)")
+        raise UsageError("the loss Several needs several targets; call ELBO(...)(method, x, y)")

@@ -43,7 +43,7 @@ def like_target(outputs: Tensor, target: Tensor, parameters: int = 1) -> Tensor:
         If the sizes differ.
     """
     if outputs.shape[1] != target.shape[0] or outputs[0].numel() != parameters * target.numel():
-        per = "" if parameters == 1 else f", of which each value needs {parameters}"
+        per = "" if parameters == 1 else f" ({parameters} are needed for each value)"
         raise UsageError(
             f"the model has outputs of shape {tuple(outputs.shape[2:])} per item{per}; the targets "
             f"have shape {tuple(target.shape[1:])} (items: {outputs.shape[1]} and "

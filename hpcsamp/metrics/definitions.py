@@ -12,8 +12,8 @@ _PLAIN = {
     "brier": "Brier score, sum over classes of squared differences, 0 to 2",
     "ece": "expected calibration error: mean |confidence - accuracy| over bins, weighted by items",
     "mace": "mean absolute calibration error, bin-unweighted: for classes, mean |confidence - "
-    "accuracy| over non-empty bins; for values, mean |coverage - level| of the central intervals "
-    "of 5, 10 .. 95 % that S samples can form",
+    "accuracy| over non-empty bins; for numeric targets, mean |coverage - level| of the central "
+    "intervals of 5, 10 .. 95 % that S samples can form",
     "entropy": "total uncertainty: entropy of the predictive distribution, nats",
     "aleatoric": "aleatoric uncertainty: mean entropy of the samples' predictions, nats",
     "mutual_information": "epistemic uncertainty: total minus aleatoric, nats",

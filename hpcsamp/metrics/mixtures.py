@@ -1,6 +1,6 @@
 """Mixtures of S normal distributions with equal weights: distribution function, quantiles, CRPS.
 
-The predictive distribution of a value is such a mixture if the likelihood is normal: each weight
+The predictive distribution of a value is a mixture if the likelihood is normal: each weight
 sample provides a mean and a standard deviation. A standard deviation of 0 makes it a point, as for
 samples alone. All functions work elementwise over values in float64; samples are on the first axis.
 """

@@ -1,4 +1,4 @@
-"""Metrics of the order of items: AUROC, FPR and risk-coverage; they need the scores of all items.
+"""Metrics of the order of items (AUROC, FPR, risk-coverage), which need the scores of all items.
 
 Scores are compared to ten digits: scores that differ by less are tied, and ties are averaged, so
 that neither rounding nor the number of ranks changes a result. A score that is a difference of
@@ -58,7 +58,7 @@ def auroc(inside: np.ndarray, outside: np.ndarray, resolution: float = 0.0) -> f
 def fpr_at(
     inside: np.ndarray, outside: np.ndarray, rate: float = 0.95, resolution: float = 0.0
 ) -> float:
-    """False positive rate: fraction of outside items accepted where ``rate`` of inside items are.
+    """Compute the fraction of outside items accepted (FPR) if ``rate`` of the inside items are.
 
     An item is accepted if its score is at most the smallest threshold that accepts ``rate`` of the
     inside items (FPR at 95 % TPR, Hendrycks & Gimpel 2017; inside is the positive class).

@@ -1,4 +1,4 @@
-"""Metrics of predictive distributions of values."""
+"""Metrics of predictive distributions of numeric targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcsamp.metrics.sums import check_defined
 
 
 class RegressionMetrics(RegressionSums):
-    """Errors, spread, calibration and scores of predictive distributions of values.
+    """Errors, spread, calibration and scores of predictive distributions of numeric targets.
 
     An item may have many values (horizons, fields). All metrics except the density are means over
     values. Sums are kept for each **row** (a position on the first axis of an item: a horizon, a

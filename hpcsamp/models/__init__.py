@@ -122,7 +122,7 @@ def _data(in_shape: Shape, outputs: int, ids: bool, kinds: Mapping[str, str] | N
 
 
 def freeze(network: nn.Module, which: Which) -> None:
-    """Freeze parameters: they are not trained and have no uncertainty.
+    """Freeze parameters, so that they are not trained and have no uncertainty.
 
     Parameters
     ----------

@@ -142,7 +142,7 @@ def _name(network: Network) -> str:
 
 
 def _without_numbers(module: nn.Module) -> dict[int, Any]:
-    """Return meta tensors in place of a module's own, as the memo of :func:`copy.deepcopy`."""
+    """Return meta tensors to replace a module's tensors, as ``memo`` of :func:`copy.deepcopy`."""
     memo: dict[int, Any] = {}
     for p in module.parameters():
         if not is_lazy(p):

@@ -179,7 +179,7 @@ class MixerBlock(nn.Module):
         self.dropout = layers.Dropout(dropout, own) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, own tokens, own channels)`` to the same shape."""
+        """Map ``(B, tokens, channels)`` of this rank to the same shape."""
         x = x + self.dropout(self.tokens(self.norm1(x)))
         y: Tensor = x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
         return y

@@ -141,7 +141,7 @@ class ViT(parted.Layer):
         return y
 
     def _first(self, tokens: Tensor) -> Tensor:
-        """Return the class token, ``(B, own channels)``, on all ranks of the spatial axis."""
+        """Return this rank's channels of the class token, ``(B, c)``, on all spatial ranks."""
         over = self._split.over
         if over.size == 1:
             return tokens[:, 0]
@@ -220,7 +220,7 @@ class EncoderLayer(nn.Module):
             self._drop = parted.Dropout(dropout, place)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, own tokens, own channels)`` to the same shape."""
+        """Map ``(B, tokens, channels)`` of this rank to the same shape."""
         x = x + self._dropped(self.out(self._attend(self.qkv(self.norm1(x)))))
         y: Tensor = x + self._dropped(self.down(F.gelu(self.up(self.norm2(x)))))
         return y

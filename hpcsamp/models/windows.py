@@ -83,7 +83,7 @@ class WindowGrid(nn.Module):
         self.register_buffer("keep", keep, persistent=False)
 
     def mask(self, shifted: bool) -> Tensor | None:
-        """Return the mask ``(own windows, 1, T, T)``; None if all tokens attend to each other."""
+        """Return the mask of this rank's windows, ``(w, 1, T, T)``; None if nothing is masked."""
         mask = self.shifted if shifted else self.plain
         if mask is None or self.parts_of_space == 1:
             return mask
@@ -175,7 +175,7 @@ class Block(layers.Layer):
             self.register_buffer("offset", index, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, rows, own columns, own channels)`` to the same shape."""
+        """Map ``(B, rows, columns, channels)`` of this rank to the same shape."""
         x = x + self._dropped(self._attend(self.norm1(x)))
         y: Tensor = x + self._dropped(self.down(F.gelu(self.up(self.norm2(x)))))
         return y

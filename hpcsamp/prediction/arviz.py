@@ -102,8 +102,8 @@ def _of_split(
 def _noise(of: LoadedPosterior, views: Mapping[str, View], items: int) -> dict[str, Tensor]:
     """Return random numbers with which observations are drawn from the predictive distribution.
 
-    Standard normal numbers ``(S, N, ...)`` for each target of values, standard Gumbel numbers
-    ``(S, N, ..., C)`` for each target of labels. Targets whose observations cannot be drawn are
+    Standard normal numbers ``(S, N, ...)`` for each numeric target, standard Gumbel numbers
+    ``(S, N, ..., C)`` for each target with labels. Targets whose observations cannot be drawn are
     left out.
     """
     rows: dict[str, list[Tensor]] = {}

@@ -98,7 +98,7 @@ def fit(
     if options.scaling not in ("auto", "none") and all(f.scaling is None for f in found.values()):
         raise UsageError(
             f"--scaling {options.scaling}: only class probabilities are scaled, and no target is a "
-            f"label; use --conformal for values"
+            f"label; use --conformal for numeric targets"
         )
     if options.score not in ("auto", "none") and all(f.conformal is None for f in found.values()):
         kinds = "labels" if options.score in sets.SCORES else "values"
@@ -110,8 +110,8 @@ def fit(
         f.conformal is not None and f.conformal.adaptive is not None for f in found.values()
     ):
         raise UsageError(
-            f"--adaptive {options.adaptive:g}: only intervals of values are adaptive, and none are "
-            f"fitted"
+            f"--adaptive {options.adaptive:g}: only intervals of numeric targets are adaptive, but "
+            f"none are fitted"
         )
     if not found:
         raise UsageError("nothing to fit: --scaling and --conformal are none for all targets")
@@ -132,8 +132,8 @@ def _fit_classes(of: Material, options: Options, seed: int, where: str) -> Recal
     if kind != "none":
         if cut < BOTH:
             raise DataError(
-                f"{where} has {len(labels)} items with a known label, of which {cut} are used for "
-                f"{kind} scaling; it needs at least {BOTH}"
+                f"{where} has {len(labels)} items with a known label; {cut} of them are used "
+                f"for {kind} scaling, which needs at least {BOTH}"
             )
         scaling = SCALINGS[kind].fit(log_p[order[:cut]], labels[order[:cut]])
         rest = order[cut:]

@@ -85,7 +85,7 @@ def collect(
                 raise UsageError(
                     f'the targets ({view.targets}, task "{task.kind}") cannot be recalibrated: '
                     f"this needs probabilities of one label for each item, or a predictive mean "
-                    f"and standard deviation of values"
+                    f"and standard deviation of numeric targets"
                 )
             size = dataset.count * sum(8 * int(np.prod(s)) for s in shapes.values())
             if size > KEEP_BYTES:

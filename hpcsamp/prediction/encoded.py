@@ -24,8 +24,8 @@ FILLED = ("rows with missing values: mean", "rows with missing values: keep")
 def encode(x: Any, trained: Trained) -> dict[str, dict[str, np.ndarray]] | None:
     """Encode a table that has the columns of the training set; return each input by column.
 
-    Returns None if it is not such a table: its columns are the inputs' own, or the training set had
-    no columns to encode.
+    Returns None if nothing is to be encoded: the columns of the table are those of the inputs, or
+    the training set had no encoded columns.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def predict_items(
     batch
         Number of items evaluated at once; None for ``evaluation.batch``.
     quantiles
-        Levels of the quantiles, for targets that are values.
+        Levels of the quantiles, for numeric targets.
     keep_samples
         Also keep the prediction of each weight sample.
     """

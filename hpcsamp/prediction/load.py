@@ -139,7 +139,7 @@ class LoadedPosterior(Posterior):
         keep_samples: bool = False,
         split: str | None = None,
     ) -> xr.Dataset:
-        """Predict items: the posterior predictive in the units of the data.
+        """Return the posterior predictive distribution of items, in the units of the data.
 
         Parameters
         ----------
@@ -149,7 +149,7 @@ class LoadedPosterior(Posterior):
         samples
             Number of samples of the predictive distribution; None for :attr:`samples`.
         quantiles
-            Levels, for targets that are values; None for 5, 50 and 95 % if quantiles are available.
+            Levels, for numeric targets; None for 5, 50 and 95 % if quantiles are available.
         batch
             Number of items evaluated at once; None for ``evaluation.batch``.
         keep_samples
@@ -161,11 +161,11 @@ class LoadedPosterior(Posterior):
         Returns
         -------
         xarray.Dataset
-            The arrays that ``hpcsamp predict`` writes, with items along ``item``. For values:
-            ``mean``, ``std``, ``std_aleatoric``, ``std_epistemic`` and ``quantiles``. For classes:
-            ``probabilities``, and ``total``, ``aleatoric`` and ``epistemic`` uncertainty of each
-            item. After ``hpcsamp recalibrate``, also ``interval`` or ``prediction_set``. If a
-            single item was passed, there is no axis ``item``.
+            The arrays that ``hpcsamp predict`` writes, with items along ``item``. For numeric
+            targets: ``mean``, ``std``, ``std_aleatoric``, ``std_epistemic`` and ``quantiles``. For
+            classes: ``probabilities``, and ``total``, ``aleatoric`` and ``epistemic`` uncertainty
+            of each item. After ``hpcsamp recalibrate``, also ``interval`` or ``prediction_set``.
+            If a single item was passed, there is no axis ``item``.
 
         Raises
         ------

@@ -127,7 +127,8 @@ class Posterior:
         Raises
         ------
         DataError
-            If there is no such split, or its data differ in meaning from those of training.
+            If the dataset has no split of this name, or its names, units or coordinates are not
+            those of the training set.
         """
         path = Path(data if data is not None else self.config.data.path)
         if split is None:

@@ -184,7 +184,7 @@ class Task(ABC):
         Raises
         ------
         DataError
-            If there is such a value; the message contains the first one.
+            If a value is not allowed; the message contains the first such value.
         """
 
     def class_weights(self, targets: Targets) -> ClassWeights | None:

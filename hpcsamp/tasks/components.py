@@ -19,7 +19,7 @@ from hpcsamp.metrics.mixtures import normal_cdf
 
 
 def normal_components(likelihood: Likelihood) -> bool:
-    """Whether a component is a normal distribution or a point, which two moments determine."""
+    """Whether each component is a normal distribution or a point, given by its two moments."""
     return isinstance(likelihood, Gaussian | PredictedGaussian | Samples)
 
 

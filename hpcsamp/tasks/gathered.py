@@ -42,7 +42,7 @@ def of_all_samples(
         ``Q`` probabilities of the quantiles.
     alone
         Whether the samples alone, without noise, are the distribution; quantiles are then their
-    order statistics.
+        order statistics.
 
     Returns
     -------

@@ -63,7 +63,7 @@ def doubt(metrics: Mapping[str, float], constant_nll: float) -> str | None:
     Parameters
     ----------
     metrics
-        Metrics of values by name; missing ones are skipped.
+        Metrics of numeric targets by name; missing metrics are skipped.
     constant_nll
         NLL of a :class:`ConstantNormal`.
     """

@@ -34,7 +34,7 @@ _IN_UNITS = (
 
 @dataclass
 class NumberPrediction(Prediction):
-    """Moments, quantiles and CRPS of the predictive distribution of values.
+    """Moments, quantiles and CRPS of the predictive distribution of numeric targets.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ class Targets:
     names
         Names of the positions along the first axis of a target, if the dataset contains them.
     standardised
-        Whether batches contain the targets in standard deviations.
+        Whether the targets in batches are standardised.
     parts
         The targets by name, if the dataset has several.
     """
