@@ -221,7 +221,7 @@ def test_patterns_that_fit_nothing_are_answered_with_near_names():
         "layer1": "did you mean 'layer1.*'",
         "layer1.0.conv1.weigth": "did you mean 'layer1.0.conv1.weight'",
     }.items():
-        with pytest.raises(UsageError, match="fits no parameter") as e:
+        with pytest.raises(UsageError, match="matches no parameter") as e:
             models.freeze(network, [pattern])
         assert words in str(e.value), str(e.value)
 

@@ -74,7 +74,7 @@ def test_normal_priors_by_patterns_have_the_kl_by_formula():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"bayesian": ["hed.*"]}, ["method.bayesian: 'hed.*' fits no parameter", "head"]),
+        ({"bayesian": ["hed.*"]}, ["method.bayesian: 'hed.*' matches no parameter", "head"]),
         ({"bayesian": "head.*"}, ["method.bayesian = 'head.*'", "['head.*']"]),
         ({"priors": [{"pattern": "hed.*", "std": 1}]}, ["method.priors[0].pattern", "'hed.*'"]),
         ({"priors": [{"std": 1.0}]}, ["method.priors[0]", "pattern"]),

@@ -37,7 +37,7 @@ def rates(folder: Path, size: int, rounds: int, topology: Topology) -> dict[str,
     Parameters
     ----------
     size
-        Bytes of each rank.
+        Number of bytes that each rank writes.
     """
     world, path = topology.world, folder / f".rate.{topology.rank}.part"
     numbers = torch.ones(size // 4)
@@ -65,7 +65,7 @@ def stops(
     Parameters
     ----------
     size
-        Bytes of the whole checkpoint.
+        Size of the whole checkpoint in bytes.
     sharded
         Whether the optimiser's state is divided among the ranks.
 
@@ -135,9 +135,9 @@ def lines(of: dict[str, Any], size: int, whole: int, window: float, ranks: int) 
     of
         ``rates`` and ``stops``, each with one entry per rank.
     size
-        Bytes of the checkpoint that was written.
+        Size of the checkpoint that was written, in bytes.
     whole, window
-        Bytes that must be on the disk, and the seconds within which they must be.
+        Number of bytes that must be on the disk, and the time limit for this in seconds.
     """
     median = statistics.median
     each = [median(r["on the disk"]) for r in of["rates"]]

@@ -1,6 +1,6 @@
 """Compare the observed coverage of conformal intervals with the coverage that the theory states.
 
-Measured over many fits and calibration sets, and over a time series that drifts.
+Coverage is measured over many fits and calibration sets, and over a time series that drifts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from hpcsamp.calibration.intervals import SCORES, Base, base_of
 
 FITS, SPLITS = 20, 10
 TRAIN, ITEMS = 200, 100
-"""Items of a fit, and of a calibration set; all others are tested."""
+"""Number of items for a fit and for a calibration set; all others are test items."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Observed coverage.
+    """Observed coverage, with the coverage that the theory states.
 
     Attributes
     ----------

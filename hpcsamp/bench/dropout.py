@@ -30,7 +30,7 @@ RATIOS = {
     "training step": ("masked step", "plain step"),
     "step / pass": ("masked step", "plain pass"),
 }
-"""Reported ratios: the variants in numerator and denominator, by name."""
+"""Variants in the numerator and denominator of each reported ratio, by its name."""
 
 
 def variants(

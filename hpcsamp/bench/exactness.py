@@ -67,7 +67,7 @@ class ExactnessCase:
         return hs.MeanField(network, prior_std=0.2, initial_std=self.std, seed=1)
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Inputs, and labels or values."""
+        """Return inputs, and labels or numeric targets."""
         g = torch_generator("cpu", 1, Purpose.SYNTHETIC)
         x = torch.randn(self.batch, *SHAPES[self.model], generator=g)
         if TASKS[self.model] == "classification":

@@ -30,7 +30,7 @@ STEPS = {"cifar10": 19, "era5": 6}
 
 @dataclass(frozen=True)
 class FeedCase:
-    """Items, order and cache state of one measurement."""
+    """Settings of one measurement: items, their order, and the state of the page cache."""
 
     like: str
     shuffle: str
@@ -44,7 +44,7 @@ class FeedCase:
 
 @dataclass
 class FeedCost:
-    """Costs of one round per step, summed over all ranks except for ``seconds``."""
+    """Costs per step in one round, summed over all ranks except for ``seconds``."""
 
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)

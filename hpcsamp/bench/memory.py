@@ -1,7 +1,7 @@
 """``hpcsamp bench memory``: memory of training steps, measured and predicted.
 
 The largest resident memory of each rank is measured while its run is built, while it takes steps,
-and while a checkpoint is written behind its steps. Linux counts a page of shared memory
+and while a checkpoint is written in the background. Linux counts a page of shared memory
 on every rank that touches it; here it counts once and is shared out among these ranks (as in the
 proportional set size, PSS), so that the sum over ranks is what their node needs. The prediction is
 that of :func:`hpcsamp.planning.memory.estimate`.
@@ -36,7 +36,7 @@ class Resident:
         Private memory, mapped files (libraries), and all pages of shared memory that this process
         has touched.
     proportional
-        Shared memory of which each page is divided by the number of processes that map it.
+        Shared memory, with each page divided by the number of processes that map it.
     """
 
     anonymous: float = 0.0

@@ -35,7 +35,7 @@ from hpcsamp.runtime import mpi
 
 CONFIG = "mixer-era5"
 WARM = 6
-"""Steps before the first that counts: the module is looked at in some of these."""
+"""Number of warm-up steps, which include the steps in which the module is observed."""
 
 SETTINGS = (
     "method.samples_per_pass=1",
@@ -49,8 +49,8 @@ SETTINGS = (
     "training.epochs=1000000",
     "training.log_every=1000000",
 )
-"""4,096 tokens of 1,024 channels, four times as many as channels, as in the full size: on two cores
-a step takes seconds, and most of it is products."""
+"""Settings of the benchmark: 4,096 tokens of 1,024 channels, with the 4:1 ratio of the full size.
+On two cores a step takes seconds, most of them in matrix products."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def products(run: Run) -> list[Product]:
 
 
 def arithmetic(net: Mixer, items: int) -> tuple[int, int]:
-    """Return how many exchanges a pass makes and how many elements a rank sends in them.
+    """Return the number of exchanges in a pass and the number of elements a rank sends in them.
 
     Computed by formula for a rank of the channel axis, see :class:`Mixer`.
     """
@@ -177,7 +177,7 @@ def compare(samples: int, rounds: int, settings: Sequence[str]) -> dict[str, Any
     Returns
     -------
     dict or None
-        Seconds of the slowest rank and mean CPU time of the ranks by variant, ratios of the rounds,
+        Seconds of the slowest rank and mean CPU time of the ranks by variant, ratios by round,
         phases of a step, and the exchanges and bytes sent; None on all ranks but the first.
 
     Raises

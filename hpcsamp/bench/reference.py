@@ -263,7 +263,7 @@ def reference(name: str, data: SplitArrays, seed: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit: a dataset, a split and a model."""
+    """One fit of a model to a split of a dataset."""
 
     data: str
     model: str

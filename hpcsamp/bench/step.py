@@ -52,7 +52,7 @@ class StepWork:
         return SHAPES.get(self.model, CIFAR)
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and labels."""
+        """Return inputs and labels."""
         g = torch_generator("cpu", 1, Purpose.SYNTHETIC)
         x = torch.randn(self.batch, *self.shape, generator=g)
         y = torch.randint(0, OUTPUTS, (self.batch,), generator=g)
@@ -131,7 +131,7 @@ def compare(
     Parameters
     ----------
     repeat
-        Timed rounds, after one warm-up round.
+        Number of timed rounds, after one warm-up round.
     baseline
         Whether to time torch_blue, which needs the most memory and time.
     timeline

@@ -20,7 +20,7 @@ from hpcsamp.training.step_agreement import Agreement
 from hpcsamp.weights.inputs import each
 
 ITEMS, STEPS_PER_EPOCH = 45_000, 100
-"""Number of training items N, for losses and schedules."""
+"""Number of training items N, and of steps per epoch, for losses and schedules."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Subject:
         Raises
         ------
         UsageError
-            If there is no such configuration, or it does not describe its data.
+            If the configuration does not exist, or does not describe its data.
         """
         path, _, preset = name.partition(":")
         config = configuration.load(path, preset=preset or None)
@@ -47,7 +47,7 @@ class Subject:
         return cls(name, config, shapes, Workload.of(config, shapes))
 
     def batch(self, items: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Inputs and targets."""
+        """Return random inputs and targets."""
         generator = torch_generator("cpu", 1, Purpose.SYNTHETIC)
         kind = DTYPES[self.config.training.precision]
         x = each(

@@ -25,7 +25,7 @@ class Exchanges:
     Parameters
     ----------
     name
-        As in ``parallel.collectives``.
+        Name of the transport, as in ``parallel.collectives``.
     sizes
         Numbers of elements of the gradients, float32.
     times

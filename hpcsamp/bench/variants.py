@@ -36,7 +36,7 @@ class Variant:
     data
         Dataset folder, ``"synthetic"``, or None for ``data.path``.
     steps
-        Steps per round; 0 for an epoch.
+        Number of steps per round; 0 for an epoch.
     """
 
     name: str

@@ -21,15 +21,15 @@ class Size:
     Attributes
     ----------
     samples
-        Weight samples ``S`` if their number is fixed.
+        Number of weight samples ``S``, if it is fixed.
     per_rank
-        Weight samples per rank if ``S`` grows with the ranks.
+        Number of weight samples per rank, if the number of samples grows with the ranks.
     batch
-        Items per step; items per rank and step if the batch grows with the ranks.
+        Number of items per step; per rank and step if the batch grows with the ranks.
     proportional_batch
-        Items per step if ``S`` grows with the ranks.
+        Number of items per step, if the number of samples grows with the ranks.
     steps
-        Steps per round; 0 for an epoch.
+        Number of steps per round; 0 for an epoch.
     settings
         Additional keys of the configuration.
     preset
@@ -158,7 +158,7 @@ def points(
     grids: Sequence[str],
     models: Sequence[int] = (1,),
 ) -> tuple[list[ScalingPoint], list[str]]:
-    """Return the points of an experiment, smallest first, and why others are left out.
+    """Return the points of an experiment, smallest first, and the reasons why others are left out.
 
     One rank is always measured, because all points are compared with it. On one rank all grids are
     the same, and a hybrid grid needs at least four ranks: ``P`` is the largest power of two up to

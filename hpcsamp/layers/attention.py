@@ -34,7 +34,7 @@ class Attention(nn.Module):
     Raises
     ------
     ValueError
-        If heads do not divide the channels; the message contains both numbers.
+        If the heads do not divide the channels evenly; the message contains both numbers.
     UsageError
         If there are fewer heads than ranks of the channel axis.
     """
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self._tokens = Divided(name, "tokens", tokens, axis.space, axis.channels, unit).split
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., own tokens, own channels)`` to the same shape."""
+        """Map this rank's ``(..., tokens, channels)`` to the same shape."""
         own = self.inputs(x).unflatten(-1, (-1, 3, self.size)).transpose(-3, -4)
         q, pairs = own[..., 0, :], own[..., 1:, :].flatten(-2)  # heads before tokens
         k, v = gather(pairs, -2, *self._tokens).split(self.size, -1)

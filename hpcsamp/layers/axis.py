@@ -30,7 +30,7 @@ Layout = tuple[int, int]
 
 
 class ModelAxis:
-    """The ranks that one network is split over, as a grid of space x channels.
+    """The model ranks that a network is split over, as a grid of space x channels.
 
     Construction is collective over them.
 
@@ -39,16 +39,16 @@ class ModelAxis:
     comm
         Communicator of these ranks.
     layout
-        Numbers of parts of space and of the channels, whose product is the number of ranks; None:
-        :func:`usual`.
+        Number of ranks on the spatial axis and on the channel axis, whose product is the number of
+        ranks; None: :func:`usual`.
     counted
         Counter of exchanges.
 
     Attributes
     ----------
     space, channels
-        The ranks with the same part of the channels and different parts of space; and those with
-        the same part of space and different parts of the channels.
+        Groups of ranks: those with the same part of the channels and different parts of space, and
+        those with the same part of space and different parts of the channels.
     alone
         This rank by itself, as a group.
     counted
@@ -64,8 +64,8 @@ class ModelAxis:
         self.layout = usual(self.size) if layout is None else layout
         if self.layout[0] * self.layout[1] != self.size:
             raise UsageError(
-                f"{self.layout[0]} parts of space x {self.layout[1]} of the channels are not the "
-                f"{self.size} model ranks"
+                f"a grid of {self.layout[0]} x {self.layout[1]} ranks (space x channels) needs "
+                f"{self.layout[0] * self.layout[1]} model ranks, but there are {self.size}"
             )
         self.counted = Counted() if counted is None else counted
         self.space, self.channels = self._directions(*divmod(self.rank, self.layout[1]))
@@ -148,7 +148,7 @@ class ModelAxis:
         sides = [
             " and ".join(f"{n} {word}" for word, n in each.items()) for each in (channels, space)
         ]
-        more = f", with at least one of its {fields} fields for each rank of channels"
+        more = f", with at least one of its {fields} fields for each rank of the channel axis"
         raise UsageError(
             f"{name}: parallel.model = {self.size}: no grid of {self.size} ranks, in space x "
             f"channels, divides its {sides[1]} x its {sides[0]}{more * bool(fields)}"

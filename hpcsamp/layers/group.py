@@ -76,7 +76,7 @@ class Group:
 
     @property
     def others(self) -> list[int]:
-        """The other ranks, starting with the next one, so that each is the first of one sender."""
+        """The other ranks, starting with the next one, so that senders begin with different ranks."""
         return [(self.rank + i) % self.size for i in range(1, self.size)]
 
     def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:
@@ -85,7 +85,7 @@ class Group:
         Parameters
         ----------
         like
-            The tensor.
+            A tensor of the type and device of the messages.
         shapes
             Shapes of all messages of the rank that sends most; the same on all ranks.
         """

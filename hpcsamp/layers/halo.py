@@ -52,7 +52,7 @@ def halo(x: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
 
 
 def rolled(x: Tensor, dim: int, shift: int, over: Group) -> Tensor:
-    """Apply ``torch.roll`` to a whole of which each rank holds a part, along the split axis.
+    """Apply ``torch.roll`` along the split axis of a tensor that is split over the ranks.
 
     Sends ``|shift|`` values along the axis, in one exchange in each direction.
 
@@ -96,7 +96,7 @@ def _with_neighbours(x: Tensor, dim: int, before: int, after: int, over: Group) 
 
 
 def _folded(g: Tensor, dim: int, before: int, after: int, over: Group) -> Tensor:
-    """The transpose: values of a halo are added to those that they are copies of."""
+    """Transpose of the halo exchange: add the values of a halo to their originals."""
     previous, following = _neighbours(over)
     n = g.shape[dim] - before - after
     of_left, of_right = resized(g.shape, dim, before), resized(g.shape, dim, after)

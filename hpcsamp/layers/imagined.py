@@ -19,7 +19,7 @@ from hpcsamp.layers.mailbox import bytes_of
 
 
 class Imagined(serial.Comm):
-    """Communicator of imagined ranks, of which only one exists.
+    """Communicator of simulated ranks; only one of them exists.
 
     Parameters
     ----------

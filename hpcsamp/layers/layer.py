@@ -20,7 +20,7 @@ from hpcsamp.weights.pieces import parts_in
 class Layer(nn.Module):
     """A layer that is split over the current model axis (:func:`~hpcsamp.layers.along`).
 
-    Nothing is held twice: if several ranks need a parameter, each holds a share, and they gather it
+    No parameter is stored twice: if several ranks need one, each holds a share, and they gather it
     where it is used. Initial values are drawn whole and then cut, so they are the same on any
     number of ranks.
 
@@ -106,7 +106,7 @@ class Divided:
         self.shares = Split(other, tuple(b - a for a, b in shares))
 
     def whole_part(self, x: Tensor, dim: int = -1) -> Tensor:
-        """Gather a parameter for this rank's part of the axis, of which it holds a share."""
+        """Gather a parameter for this rank's part of the axis; each rank holds a share of it."""
         return gather(x, dim, *self.shares)
 
 

@@ -16,7 +16,7 @@ from hpcsamp.layers.product import Split
 
 
 class LayerNorm(Layer):
-    """Layer normalisation: normalise every token over all of its channels.
+    """Layer normalisation of every token over all of its channels.
 
     Each rank computes mean and variance of its own channels; those of all ranks are combined by
     Chan's formula, which loses no digits where means are large. For each token a rank sends two
@@ -50,7 +50,7 @@ class LayerNorm(Layer):
         self.hold("bias", torch.zeros(channels), (self._divided.held,), blocks)
 
     def _own(self, parameter: Tensor) -> Tensor:
-        """Gather a parameter for this rank's channels, of which it holds a share."""
+        """Gather a parameter for this rank's channels; each rank holds a share of it."""
         shares = self._divided.shares
         whole = gather(parameter, -1, *in_blocks_of(shares, self.blocks))
         return in_order(whole, shares, self.blocks)

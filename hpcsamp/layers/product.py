@@ -2,8 +2,8 @@
 
     y = scatter_sum(a @ gather(b))
 
-``b`` is gathered over one group of ranks, and the product is summed over another group, each rank
-of which keeps a part. There are two kinds:
+``b`` is gathered over one group of ranks; the product is summed over another group, and each rank
+of that group keeps a part of the sum. There are two kinds:
 
     INNER   rows of b are gathered, which are contracted with columns of a; columns of y are kept
     OUTER   columns of b are gathered, which become columns of y; rows of y are kept

@@ -1,4 +1,4 @@
-"""Perceptron over the tokens: it mixes every channel's values at all positions in space.
+"""Perceptron over the tokens, which mixes the values of each channel at all positions in space.
 
 Between its two products the hidden rows are split, each with all channels: the ranks of the channel
 axis exchange their channels before the first product and the terms of their sums after the second,

@@ -1,4 +1,4 @@
-"""The random variables of a module, and the evaluation of a chunk of samples of them."""
+"""Describe the random variables of a module, and evaluate samples of them in chunks."""
 
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.choice import Passes

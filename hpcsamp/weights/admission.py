@@ -1,4 +1,4 @@
-"""Check by a trial that a strategy gives the same results as the loop over samples.
+"""Check in a trial pass that a strategy gives the same results as a loop over samples.
 
 There is no list of the modules that a strategy can evaluate. For each new combination of sizes the
 strategy is tried with the actual weights and inputs, and its outputs of a few samples are compared
@@ -22,7 +22,7 @@ from hpcsamp.weights.vectorised import refused_loops
 
 
 class Verdict(NamedTuple):
-    """The result of trying a strategy for chunks of some sizes.
+    """Verdict on a strategy for chunks of certain sizes: whether its results are correct.
 
     Attributes
     ----------

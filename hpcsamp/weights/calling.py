@@ -127,7 +127,7 @@ class Caller:
         return one
 
     def returned(self, x: Any) -> Any:
-        """Return what the module itself returns."""
+        """Return the outputs of the module unchanged, before they are packed."""
         if not isinstance(x, Inputs):
             return self.module(x)
         names = tuple(x.named)

@@ -1,4 +1,4 @@
-"""A pass of a module with state: it starts from the state of the step and leaves the next state."""
+"""Load the state of a module before a pass, and collect the state that the pass leaves."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Passes:
     Attributes
     ----------
     chunk
-        Samples of a pass.
+        Number of samples per pass.
     strategy
         ``"loop"``, ``"vmap"`` or ``"batched"``; ``"auto"`` for the first of batched, vmap and loop
         that the module supports.
@@ -122,7 +122,7 @@ def choose(
 
 
 def _sizes(most: int) -> Iterator[int]:
-    """Chunks of 2, 4, 8, ... samples, or fewer if nearly equal chunks need as many passes."""
+    """Chunk sizes 2, 4, 8, ..., reduced if nearly equal chunks need as many passes."""
     chunk, last = 2, 1
     while last < most:
         size = math.ceil(most / math.ceil(most / min(chunk, most)))
@@ -148,7 +148,7 @@ def _turns(
 
 
 def clock_for(device: torch.device) -> Clock:
-    """Return a clock for the compute time of a pass on a device.
+    """Return a clock that measures the compute time of a pass on a device.
 
     If a single thread computes, the clock is that thread's CPU time, because other processes may
     use its core.

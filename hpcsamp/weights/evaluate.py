@@ -117,7 +117,7 @@ def _agreed(chunk: Chunk, run: Pass | None) -> bool:
     assert state.group is not None
     others = state.group.gathered(claim.to(chunk.x.device))
     if (others[:, 1:] != others[0, 1:]).any():
-        spans = ", ".join(f"{int(k)} from {int(first)} on" for _, k, first in others.tolist())
+        spans = ", ".join(f"{int(k)} from sample {int(first)}" for _, k, first in others.tolist())
         raise UsageError(
             f"the ranks of a data group evaluate different samples at once ({spans}), but "
             f"normalise over the whole batch together; set the same method.samples_per_pass on all"
@@ -151,7 +151,7 @@ def refusal(
     strategy: str,
     place: Place | None = None,
 ) -> str | None:
-    """Return why a strategy cannot evaluate such a chunk; None if it can.
+    """Return why a strategy cannot evaluate a chunk; None if it can.
 
     The arguments are those of :func:`evaluate`.
     """
@@ -190,7 +190,7 @@ def _chunk(
     if stacked and len(x) != samples:
         raise UsageError(f"stacked inputs are for {len(x)} samples, but there are {samples}")
     if place is not None and len(place.samples) != samples:
-        raise UsageError(f"the place is of {len(place.samples)} samples, but there are {samples}")
+        raise UsageError(f"the place is for {len(place.samples)} samples, but there are {samples}")
     sampled = {name: _as_held(put, name, value) for name, value in sampled.items()}
     shared = {name: _as_held(put, name, value) for name, value in shared.items()}
     plan = known_plan(put, call, sampled, shared, x, stacked, place)
@@ -212,7 +212,7 @@ def _as_held(put: Put, name: str, value: Any) -> Any:
 
 
 def _known(chunk: Chunk, strategy: str) -> Verdict:
-    """Return the verdict on a strategy for such a chunk; without one, try the strategy."""
+    """Return the known verdict on a strategy for chunks of these sizes, or try the strategy."""
     x, known = chunk.x, chunk.put.known
     name = (
         strategy,

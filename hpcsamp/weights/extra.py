@@ -18,7 +18,7 @@ def extra_of(module: nn.Module) -> dict[str, str]:
     Raises
     ------
     UsageError
-        If a state could be read back only by running code from the file.
+        If reading a state back would need to run code from the file.
     """
     found = {}
     for name, part in module.named_modules():

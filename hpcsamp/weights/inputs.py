@@ -44,7 +44,7 @@ class Inputs:
         )
 
     def dim(self) -> int:
-        """Number of axes of the tensor with the fewest."""
+        """Smallest number of axes of the tensors."""
         return min(t.dim() for t in self.named.values())
 
     @property
@@ -59,7 +59,7 @@ class Inputs:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether one of them requires gradients."""
+        """Whether one of the tensors requires gradients."""
         return any(t.requires_grad for t in self.named.values())
 
     def __len__(self) -> int:

@@ -215,7 +215,7 @@ class Layout:
         return found
 
     def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the whole tensor of which this rank holds ``(..., size)``."""
+        """Shape of the whole tensor, given the shape ``(..., size)`` of this rank's part."""
         return (*shape[:-1], self.whole)
 
     def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:

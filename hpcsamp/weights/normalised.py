@@ -58,9 +58,8 @@ def in_one(
 ) -> tuple[Tensor, ChannelMoments] | None:
     """Normalise a tensor ``(k, B, C, ...)`` by its own moments; return both, in one pass.
 
-    ``weight``, ``bias``: ``(C,)`` for a single sample; None for several samples.
-
-    Returns None if types are mixed, or if a channel has a single value.
+    ``weight``, ``bias``: ``(C,)`` for a single sample; None for several samples. The result is None
+    if types are mixed, or if a channel has a single value.
     """
     k, channels = x.shape[0], x.shape[2]
     number = x.numel() / max(1, k * channels)
@@ -100,9 +99,9 @@ def by_moments(x: Tensor, found: ChannelMoments, eps: float) -> Tensor:
 def by_whole_batch(x: Tensor, found: ChannelMoments, eps: float, group: DataGroupLike) -> Tensor:
     """Normalise a tensor ``(k, B, C, ...)`` by the moments of the batch of a data group.
 
-    The backward pass sums the gradients with respect to the moments over the data group. These are
-    true sums (only sums over samples have the identity as backward pass, design law 2): with the
-    gradient ``g`` of D times the mean loss over groups,
+    The backward pass sums the gradients with respect to the moments over the D data groups (unlike
+    for sums over samples, whose backward pass is the identity by design law 2). With the gradient
+    ``g`` of D times the mean loss over groups,
 
         dx = (g - mean(g) - y mean(g y)) / std,        means over the items of all groups.
     """
@@ -124,7 +123,7 @@ class _OverGroup(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-        raise NotImplementedError("samples are an axis of its inputs already")
+        raise NotImplementedError("its inputs already have a samples axis")
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:

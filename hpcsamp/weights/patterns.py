@@ -40,7 +40,9 @@ def matches(key: str, which: Which, names: Iterable[str], prefix: str = "") -> s
     for pattern in which:
         own = {n for n in names if any(fnmatchcase(o, pattern) for o in (n, bare(n, prefix)))}
         if not own:
-            raise UsageError(f"{key}: {pattern!r} fits no parameter{_near(pattern, names, prefix)}")
+            raise UsageError(
+                f"{key}: {pattern!r} matches no parameter{_near(pattern, names, prefix)}"
+            )
         found |= own
     return found
 

@@ -18,10 +18,10 @@ class Pieces(Protocol):
     """
 
     def whole_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the whole tensor of which this rank holds a part of the given shape."""
+        """Shape of the whole tensor, given the shape of this rank's part."""
 
     def local_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of this rank's part of a whole tensor of the given shape."""
+        """Shape of this rank's part, given the shape of the whole tensor."""
 
     def put(self, whole: Tensor, part: Tensor, /) -> None:
         """Write this rank's values to their positions in the whole tensor."""

@@ -48,7 +48,7 @@ class Left(NamedTuple):
 
 
 class State:
-    """The state of a method's modules.
+    """State that a method's modules keep between passes.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class Replay:
 
 
 class _Mean:
-    """The mean of the states that passes have left for one module, in float64.
+    """Mean of the states that passes have left for one module, in float64.
 
     ``counting``: the sample whose integers are used; None for a module with one sample.
     """

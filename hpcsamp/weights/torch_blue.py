@@ -141,7 +141,7 @@ def _normal_parameters(part: Any, variable: str, name: str) -> list[nn.Parameter
 
 
 def _prior(part: Any, variable: str) -> Prior:
-    """Return the prior of a variable; one that is neither normal nor flat as its log density."""
+    """Return the prior of a variable, as a log density if it is neither normal nor flat."""
     prior = part.prior[variable]
     if prior is None or _is(prior, UniformPrior):
         return None
@@ -153,7 +153,7 @@ def _prior(part: Any, variable: str) -> Prior:
         if needed and needed != ("mean",):
             raise UsageError(
                 f"the prior {type(prior).__name__} depends on {', '.join(needed)} of the "
-                f"posterior, of which only the mean is available"
+                f"posterior, but only the mean is available"
             )
         found: Tensor = prior.prior_log_prob(weights, (mean_now,) if needed else ())
         return found
@@ -162,7 +162,7 @@ def _prior(part: Any, variable: str) -> Prior:
 
 
 def _is(prior: Any, kind: type) -> bool:
-    """Whether a prior has the densities of a class: subclasses may have others."""
+    """Whether a prior uses the log density of a class, which a subclass may override."""
     densities = ("log_prob", "prior_log_prob")
     return isinstance(prior, kind) and all(
         getattr(type(prior), d) is getattr(kind, d) for d in densities

@@ -1,4 +1,4 @@
-"""The random variables of a module, its deterministic trained parameters, and its constants."""
+"""Random variables, deterministic trainable parameters, and constants of a module."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Variables(ABC):
 
     def __init__(self, module: nn.Module, variables: list[Variable]) -> None:
         if not variables:
-            raise UsageError(f"{type(module).__name__} has no weights to learn")
+            raise UsageError(f"{type(module).__name__} has no trainable weights")
         self.module = module
         self.put = Put(module)
         self.caller = Caller(module)
@@ -218,7 +218,7 @@ def initial_log_stds(
 
 
 def _fan_in(module: nn.Module) -> dict[str, int]:
-    """Inputs per output of each parameter's layer; 1 for a layer that has only vectors (a norm).
+    """Number of inputs per output of each parameter's layer; 1 if all its parameters are vectors.
 
     A layer whose weights are not ``(outputs, inputs, ...)``, or are a part of such a tensor, has
     this number in an attribute ``inputs_per_output``.

@@ -30,7 +30,7 @@ def sampling_by_products(config: RunConfig, topology: Topology) -> Training:
 
 
 def data(config: RunConfig, topology: Topology) -> Training:
-    """DDP as data parallelism: every rank all S samples of 1/P of the batch."""
+    """DDP as data parallelism: every rank computes all S samples for 1/P of the batch."""
     return _step(config, topology, config.method.samples, topology.rank, topology.size)
 
 

@@ -1,6 +1,6 @@
 """Bounds of a step: passes over one batch that stays on the device, in the precision of the run.
 
-They include neither feed nor update, which the training step compared with them does.
+They include neither feed nor update; the training step that is compared with them includes both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpcsamp.devices import synchronise
 from hpcsamp.grid import Topology
 
 Pass = Callable[[], None]
-#: Numbers of warm-up passes and of timed passes in the trial of each way.
+#: Number of warm-up passes and of timed passes when each way is tried.
 WARM, TRIED = 3, 5
 
 

@@ -1,4 +1,4 @@
-"""Lower bound: as many passes of the plain network as there are samples."""
+"""Lower bound of a step: one pass of the plain network for each sample."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from hpcsamp.names import Task
 from hpcsamp.spelling import suggest
 
 ITEMS = 4096
-"""``N``, the training items of every case."""
+"""``N``, the number of training items in every case."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Case:
     task
         ``classification`` (the last width is the number of classes) or ``regression``.
     batch, samples
-        Items and weight samples per step.
+        Number of items and of weight samples per step.
     steps
-        Steps per round.
+        Number of steps per round.
     prior_std, noise_std, initial_std
         Standard deviations of the prior, of the observations of a regression, and of the initial
         posterior.

@@ -52,7 +52,7 @@ def measure(
     settings
         Keys of hpcsamp's configuration to set.
     rounds
-        Timed rounds, after one warm-up round.
+        Number of timed rounds, after one warm-up round.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""NumPyro's stochastic variational inference, written as a careful user of it would.
+"""Training step of NumPyro's stochastic variational inference, written as a careful user would.
 
 ``python -I svi.py CASE-AS-JSON`` runs in the environment of :mod:`hpcsamp.bench.peer.environment`.
 It does not import hpcsamp, and answers commands like :mod:`hpcsamp.bench.worker`: ``round`` (time
@@ -21,7 +21,7 @@ MARK = "@hpcsamp "
 
 
 class Inference:
-    """A network under SVI.
+    """A network that is trained by stochastic variational inference.
 
     Parameters
     ----------

@@ -90,7 +90,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(q: Any, k: Any, v: Any, mask: Any, others: Any, named: Any) -> Any:
-        """Return the attention of one sample."""
+        """Compute the attention of one sample."""
         return F.scaled_dot_product_attention(q, k, v, mask, *others, **dict(named))
 
     @staticmethod
@@ -129,7 +129,7 @@ def _folded(t: Tensor) -> Tensor:
 
 
 def _same_for_all(mask: Tensor) -> bool:
-    """Whether a mask fits any number of rows, i.e. its batch axis is missing or has length 1."""
+    """Whether a mask broadcasts over the batch: its batch axis is missing or has length 1."""
     return mask.dim() <= 2 or all(n == 1 for n in mask.shape[:-3])
 
 

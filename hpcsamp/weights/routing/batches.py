@@ -48,7 +48,7 @@ def normalised(
     if len(two) != len(three):
         raise UsageError(
             f"the module normalises by batch_norm {len(two)} times for 2 items and {len(three)} "
-            f"times for 3; the number of calls must not depend on the items"
+            f"times for 3; the number of calls must not depend on the number of items"
         )
     return tuple(_call(a, b, layer) for (a, layer), (b, _) in zip(two, three, strict=True))
 
@@ -58,6 +58,6 @@ def _call(two: Sequence[int], three: Sequence[int], layer: str) -> Normalised:
     if len(two) != len(three) or (1 in differ and len(differ) > 1):
         raise UsageError(
             f"{layer or 'the module'} normalises an input of shape {tuple(two)} for 2 items and of "
-            f"shape {tuple(three)} for 3, of which no axis is that of the items"
+            f"shape {tuple(three)} for 3, in which no single axis counts the items"
         )
     return Normalised(bool(differ) and 1 not in differ, len(two), None if 1 in differ else two[1])

@@ -32,7 +32,7 @@ class OtherCallsError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """A call that draws.
+    """A call that draws random numbers.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Call:
 
 @dataclass
 class Plan:
-    """The calls of a pass that draw, in their order.
+    """The calls of a pass that draw random numbers, in their order.
 
     Attributes
     ----------
@@ -169,15 +169,15 @@ class Plan:
 
 @dataclass
 class Probe:
-    """Records the calls that draw in a probing pass, in which all items share every draw.
+    """Records the calls that draw random numbers in a trial pass, where all items share each draw.
 
     Attributes
     ----------
     layers
         Layers that are being evaluated, the innermost last.
     seen
-        Function, shape and layer of each call, and whether its numbers do not belong to single
-        items.
+        Function, shape and layer of each call, and whether all items share its random numbers in
+        a way that cannot be divided by item (as in a permutation).
     masking
         Names of the layers that apply masks.
     norms
@@ -226,7 +226,7 @@ def compared(two: Probe, three: Probe) -> tuple[Call, ...]:
     if names[0] != names[1]:
         raise UsageError(
             f"the module draws {len(names[0])} times for 2 items and {len(names[1])} times for 3 "
-            f"({', '.join(names[1][:4])}); its draws must not depend on the other items"
+            f"({', '.join(names[1][:4])}); its draws must not depend on the number of items"
         )
     pairs = zip(two.seen, three.seen, strict=True)
     return tuple(_call(*a, b[1]) for a, b in pairs)
@@ -250,5 +250,5 @@ def _call(
             return Call(name, axis, (*two[:axis], rows, *two[axis + 1 :]))
     raise UsageError(
         f"{layer or 'the module'} draws by {name} numbers of shape {two} for 2 items and of shape "
-        f"{three} for 3, of which no axis is that of the items; draw for each item, or once for all"
+        f"{three} for 3, in which no axis counts the items; draw for each item, or once for all"
     )

@@ -25,7 +25,7 @@ ALPHA = 1.7580993408473766
 
 @dataclass(frozen=True)
 class KeptUnits:
-    """Draws ``value`` for a unit that is kept, and 0 for one that is dropped.
+    """Distribution of a mask: ``value`` for a unit that is kept, 0 for one that is dropped.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Fix the draws of a network: one sample of it as a function of its inputs only."""
+"""Fix the random draws of a network, so that one sample is a function of its inputs only."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Fixed(nn.Module):
         return self.network
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return what the network returns."""
+        """Return the outputs of the network unchanged, before they are packed."""
         first = next(iter((*inputs, *named.values())))
         constants = [getattr(self, f"draw_{at}") for at in range(self._count)]
         draws = _Constants(constants, self._packs)
@@ -81,7 +81,7 @@ class Fixed(nn.Module):
 
 @dataclass
 class _Noted:
-    """Draws according to a plan, and records draws that are the same for all items."""
+    """Draws random numbers according to a plan, and records those that all items share."""
 
     plan: Plan
     values: list[Tensor] = field(default_factory=list)

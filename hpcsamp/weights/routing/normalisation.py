@@ -252,7 +252,7 @@ def _name(now: Now, value: Any) -> str:
     if name is None:
         raise UsageError(
             f"{type(now.put.module).__name__} normalises by running statistics that are not among "
-            f"its buffers, so that no step could keep them; add them by register_buffer"
+            f"its buffers, so that they would not be updated; add them with register_buffer"
         )
     return name
 

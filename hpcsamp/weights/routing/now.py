@@ -30,7 +30,7 @@ class Numbers(Protocol):
 
 
 class Draws(Protocol):
-    """Source of random numbers for calls that draw: a plan, or the probe that makes a plan."""
+    """Source of random numbers for calls that draw: a plan, or a trial pass that makes one."""
 
     def draw(
         self, now: Now, name: str, shape: Sequence[int], numbers: Numbers, kept: bool, shared: bool
@@ -57,7 +57,7 @@ It returns ``NotImplemented`` for a call that should not be routed.
 
 @dataclass
 class Now:
-    """The current pass.
+    """State of the current pass.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Now:
     device
         Device of the inputs.
     draws
-        Recorded draws of such a pass (:mod:`.draw_plan`).
+        Source of the random numbers that the pass draws (:mod:`.draw_plan`).
     calls
         Number of calls that have drawn so far.
     met

@@ -1,4 +1,4 @@
-"""Distributions of the calls that draw: numbers from stream keys."""
+"""Distributions of random numbers that calls draw, computed from stream keys."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Whole:
 class Permutation:
     """A random permutation of the integers from 0 to ``count - 1``."""
 
-    #: The numbers do not belong to single items.
+    #: The numbers cannot be divided by item.
     together: ClassVar[bool] = True
     dtype: torch.dtype
 

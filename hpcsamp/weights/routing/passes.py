@@ -1,4 +1,4 @@
-"""Passes of a module with routed calls, and the probe that finds out which calls need routing."""
+"""Passes of a module with routed calls, and trial passes that find the calls to route."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def known_plan(
 def probed(
     module: nn.Module, call: Callable[[Any], Any], place: Place, x: Any, put: Put | None = None
 ) -> Plan:
-    """Plan the draws of a module in a pass, by probing it with two and with three of some items.
+    """Plan the draws of a module in a pass, by trial passes with two and three items.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def _layers(function: Any) -> Route:
 
 @dataclass(frozen=True)
 class _Keys:
-    """Draws the stream keys themselves."""
+    """Distribution whose draws are the stream keys themselves."""
 
     def __call__(self, keys: Tensor, count: int) -> Tensor:
         """See :class:`~hpcsamp.weights.routing.now.Numbers`."""

@@ -37,7 +37,7 @@ class _Vmapped(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Any, function: Any) -> Any:
-        """Apply it to one sample."""
+        """Apply the function to one sample."""
         return function(x[None])[0]
 
     @staticmethod
@@ -46,7 +46,7 @@ class _Vmapped(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, function: Any) -> tuple[Tensor, int]:
-        """Apply it to all samples."""
+        """Apply the function to all samples."""
         return function(x.movedim(in_dims[0], 0)), 0
 
 

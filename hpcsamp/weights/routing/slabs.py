@@ -1,4 +1,4 @@
-"""Draw for a part of a tensor: each rank of the model axis takes its part of the whole draw."""
+"""Draw random numbers for a part of a tensor: a model rank takes its part of the whole draw."""
 
 from __future__ import annotations
 

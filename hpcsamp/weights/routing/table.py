@@ -15,7 +15,7 @@ from hpcsamp.weights.routing import (
 )
 from hpcsamp.weights.routing.now import Route
 
-#: Routes that a module needs in every form of pass.
+#: Routes that are needed whether samples are looped, vmapped or folded.
 ROUTES: dict[Any, Route] = {
     **attention.ROUTES,
     **dropout.ROUTES,

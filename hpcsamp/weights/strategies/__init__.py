@@ -12,7 +12,7 @@ from hpcsamp.weights.strategies.chunk import Chunk, NotPossibleError
 Pass = Callable[[Chunk], Tensor]
 """Returns ``(k, B, ...)`` outputs of a chunk of samples."""
 
-#: Forms of each strategy; the first one that agrees with the loop is used.
+#: Variants of each strategy; the first one that agrees with the loop is used.
 STRATEGIES: dict[str, tuple[Pass, ...]] = {
     "loop": (loop.run,),
     "vmap": (vmapped.run,),

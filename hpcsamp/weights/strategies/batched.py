@@ -1,4 +1,4 @@
-"""Samples folded into the batch, with one batched product per layer with sampled weights.
+"""Fold samples into the batch, with one batched product per layer that has sampled weights.
 
 Layers before the first one with sampled weights run once for all samples (:func:`late`). If that is
 not possible, as with a residual around that layer, inputs are folded at once (:func:`early`).

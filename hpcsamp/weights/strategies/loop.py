@@ -1,4 +1,4 @@
-"""One sample after the other: every module supports it, and other strategies are compared to it."""
+"""Evaluate one sample after the other: the reference strategy, which every module supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``torch.func.vmap`` over samples, with attention that stays fused.
+"""Evaluate samples by ``torch.func.vmap``, keeping attention fused.
 
 Functions for which vmap has no good rule are routed to ones that have a rule
 (:data:`hpcsamp.weights.routing.table.OF_VMAP`). Any other operation without a rule makes the pass

@@ -1,4 +1,4 @@
-"""Recurrent layers with sampled weights: a loop over time steps, all samples at once.
+"""Evaluate recurrent layers with sampled weights, all samples at once in each time step.
 
 torch's own kernels take one set of weights. An explicit cell is slower for one sample, but
 evaluates several samples with the same number of calls.
@@ -116,7 +116,7 @@ def _of_samples(weight: Any, count: int) -> Tensor:
 
 
 def _rows(fold: Fold, x: Tensor, axis: int) -> BatchRows | None:
-    """Position of the layer's batch, regardless of the sizes of other axes."""
+    """Return the position of the layer's batch axis, whatever the sizes of the other axes."""
     if x.dim() != 3:
         return None
     count = x.shape[axis]
