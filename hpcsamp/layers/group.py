@@ -76,7 +76,7 @@ class Group:
 
     @property
     def others(self) -> list[int]:
-        """The other ranks, starting with the next one, so that senders begin with different ranks."""
+        """The other ranks, starting with the next, so that senders begin with different ranks."""
         return [(self.rank + i) % self.size for i in range(1, self.size)]
 
     def begin(self, like: Tensor, *shapes: Sequence[int]) -> Exchange:
