@@ -1,7 +1,7 @@
 """torch's linear layers and layer norms with outputs that are split over model ranks.
 
-On one rank they are torch's own layers, so that a network has the same initial values and results as
-one built from ``torch.nn``, and the same names and shapes in checkpoints. On several ranks, each
+On one rank they are torch's own layers, so that a network has the same initial values and results
+as one built from ``torch.nn``, and the same names and shapes in checkpoints. On several ranks, each
 rank holds the rows of a weight that belong to its own outputs.
 """
 
