@@ -67,7 +67,7 @@ def defaults(kind: Callable[..., Any], but: Collection[str] = ()) -> dict[str, A
 
 
 def changes(key: str, table: Mapping[str, Any]) -> str:
-    """Return whether a dotted key affects ``"weights"``, ``"results"`` or ``"nothing"`` of a run.
+    """Return what a dotted key of a run affects: ``"weights"``, ``"results"`` or ``"nothing"``.
 
     The effect is marked on the field of the schema, or in the annotation of the argument, e.g.
     ``checkpoint: Annotated[bool, NOTHING]``. If the loss has no likelihood, only evaluations use

@@ -104,7 +104,7 @@ def driver(proc: Path = Path("/proc"), modules: Path = Path("/sys/module")) -> s
 
 
 def _files(devices: Path, kfd: Path) -> dict[Vendor, list[str]]:
-    """Return the device files of GPUs by vendor, without those that a batch system withholds."""
+    """Return the device files of GPUs by vendor, without those that a batch system hides."""
     found: dict[Vendor, list[str]] = {}
     nvidia = [str(path) for path in sorted(devices.glob("nvidia[0-9]*")) if _opens(path)]
     if nvidia:
@@ -216,7 +216,7 @@ class Used:
 
 
 def alike(used: Sequence[Used]) -> None:
-    """Check that all ranks use the same kind of device, because random generators differ by kind.
+    """Check that all ranks use the same device type, because random generators depend on it.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def alike(used: Sequence[Used]) -> None:
     Raises
     ------
     UsageError
-        If two ranks use different kinds of devices; the message names both.
+        If two ranks use different device types; the message names both ranks.
     """
     first = used[0]
     for rank, one in enumerate(used):
@@ -284,4 +284,6 @@ def try_out(device: torch.device) -> None:
             f"{device} cannot be used: {one_line(str(e))}; to use the CPU, {CPU}"
         ) from e
     if found != 4:
-        raise UsageError(f"{device} cannot be used: 2 + 2 gave {found:g}; to use the CPU, {CPU}")
+        raise UsageError(
+            f"{device} cannot be used: it computed 2 + 2 = {found:g}; to use the CPU, {CPU}"
+        )

@@ -1,4 +1,4 @@
-"""Sections of the Troubleshooting page, to which error messages refer.
+"""Read the sections of the Troubleshooting page, to which error messages refer.
 
 The page is a file of the package, so that ``hpcsamp explain NAME`` also works on a compute node
 without a network; the documentation includes the same file.

@@ -1,4 +1,4 @@
-"""Save, seed and watch the global random generators of torch, NumPy and Python.
+"""Save, seed and monitor the global random generators of torch, NumPy and Python.
 
 No result may depend on them. They are seeded for code that cannot draw from anything else
 (initialisers), and watched to find code whose results would depend on the grid.

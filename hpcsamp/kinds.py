@@ -38,7 +38,7 @@ def whole_numbers(y: np.ndarray, where: str) -> None:
     known = y[~np.isnan(y)] if y.dtype.kind == "f" else y
     wrong = known[(known < 0) | (known != np.floor(known))]
     if wrong.size:
-        raise DataError(f"{where} holds {wrong[0]:g}; counts must be whole numbers, 0 or more")
+        raise DataError(f"{where} contains {wrong[0]:g}; counts must be whole numbers, 0 or more")
 
 
 #: Checks of target values, for the kinds that restrict them.

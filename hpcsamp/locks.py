@@ -30,10 +30,10 @@ from hpcsamp.processes import ended, job, machine, started
 from hpcsamp.watchdog import here
 
 BEAT = 5.0
-"""Seconds after which a holder touches its lock again."""
+"""Seconds between two updates of the time stamp of a lock by its holder."""
 
 LEASE = 120.0
-"""Seconds without a touch after which a holder counts as ended."""
+"""Seconds without an update of the time stamp after which a holder counts as ended."""
 
 #: A clock that also counts the time for which the machine was suspended.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -134,7 +134,7 @@ class Lock:
         else:
             if found is None or found.token != self.holder.token:
                 who = found.describe() if found else "another process"
-                self._lost = f"{who} took it over"
+                self._lost = f"{who} has taken it over"
         self._seen = began
 
 
@@ -208,7 +208,7 @@ def _refusal(what: object, found: Holder, age: float) -> str:
     quiet = ""
     if age > 3 * BEAT:
         quiet = (
-            f", last sign of life {age:.0f} s ago (without one for {LEASE:.0f} s it counts as "
+            f", last sign of life {age:.0f} s ago (after {LEASE:.0f} s without one, it counts as "
             f"ended)"
         )
     return (

@@ -84,7 +84,8 @@ class Registry(Mapping[str, Any]):
         Raises
         ------
         UsageError
-            If there is no such object, it cannot be imported, or the key does not accept its kind.
+            If there is no such object, it cannot be imported, or it is not of the class that the
+            key requires.
         """
         fault = self.fault(name)
         if fault:

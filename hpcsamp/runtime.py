@@ -1,4 +1,4 @@
-"""Start and end of a process: MPI, threads, device, and error reports."""
+"""Start MPI, threads and the device of a process, and report errors when it ends."""
 
 from __future__ import annotations
 

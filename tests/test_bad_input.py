@@ -54,7 +54,7 @@ def test_more_ranks_than_fit(refusals, small, tmp_path):
     )
     refused(few, 2, "S = 2", "P = 3")
     refused(uneven, 2, "2", "3")
-    refused(alone, 2, '"none" is for one rank', "there are 3")
+    refused(alone, 2, '"none" works on one rank only', "there are 3")
 
 
 def test_wrong_arguments_are_said_once(hpcsamp):
@@ -222,5 +222,5 @@ def test_a_run_that_was_refused_leaves_its_folder_to_the_next(small, tmp_path):
     second.prepare(config, False)
     assert not (folder / "provenance.json").exists()
     second.log("train", step=1, loss=0.0)
-    with pytest.raises(UsageError, match="already holds a run"):
+    with pytest.raises(UsageError, match="already contains a run"):
         RunFolder(folder).prepare(config, False)

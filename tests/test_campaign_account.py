@@ -109,7 +109,7 @@ def test_the_best_points_by_a_metric(metric, highest, column, points):
     [
         (ROWS, "valid.nlll", "did you mean 'valid.nll'"),
         (ROWS, "brier", "write one of test.brier, x.brier"),
-        (ROWS[2:], "nll", "no finished point has a number as valid.nll"),
+        (ROWS[2:], "nll", "no finished point has a numeric value of valid.nll"),
         ([], "nll", "no point is done"),
     ],
 )

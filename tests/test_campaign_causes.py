@@ -52,7 +52,9 @@ def test_only_the_last_start_counts(tmp_path):
     assert causes.of_log(log) == "last output: epoch 4"
     assert causes.of_log(log, "abc", 2) == "last output: epoch 4"
     assert causes.of_log(log, "abc", 1) == "of the first"
-    assert causes.of_log(log, "abc", 3) == "start 3 is not in log-00-0.txt: it ran by hand"
+    assert (
+        causes.of_log(log, "abc", 3) == "start 3 is not in log-00-0.txt: the point was run by hand"
+    )
     assert causes.of_log(tmp_path / "none.txt") == ""
     (tmp_path / ".start").write_text("0002/log-00-0 2\n")
     assert causes.last_start(tmp_path) == causes.Start("0002/log-00-0", 2)

@@ -388,7 +388,7 @@ def test_a_time_that_no_partition_allows(slurm):
     slurm.stub("sinfo", 'print("debug*|1:00:00|2\\nshort|10:00|4")')
     slurm.file.write_text(slurm.file.read_text().replace("00:20:00", "02:00:00"))
     message = slurm.refused(UsageError)
-    assert "no partition allows such a long job (debug 01:00:00, short 00:10:00)" in message
+    assert "no partition allows this time limit (debug 01:00:00, short 00:10:00)" in message
 
 
 # Errors, and no answer ---------------------------------------------------------------------------

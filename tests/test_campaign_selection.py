@@ -133,7 +133,7 @@ def test_what_is_evaluated_is_no_part_of_the_name(tmp_path):
         "evaluation/test.json",
         "evaluation/valid.json",
     )
-    with pytest.raises(UsageError, match="a split is written twice"):
+    with pytest.raises(UsageError, match="a split is listed twice"):
         made(tmp_path, 'evaluate = ["test", "test"]\n' + base)
 
 

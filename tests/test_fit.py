@@ -88,7 +88,7 @@ def test_fit_on_two_ranks_is_fit_on_one(tmp_path):
             assert "ranks must pass the same network to hs.fit: its layers or shapes" in line
         else:
             assert done.code == 0, done.err
-        assert "task: regression, because y holds values" in done.out
+        assert "task: regression, because y contains values" in done.out
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         events = [json.loads(line) for line in lines]
         losses[name] = [e["loss"] for e in events if e["event"] == "train"]
@@ -181,7 +181,7 @@ def test_an_interrupted_fit_goes_on(tmp_path):
     words = rf"interrupted; 2 of 4 steps are done.*output='{re.escape(str(run))}', resume=True"
     with pytest.raises(PreemptedError, match=words):
         hs.fit(module, (X, LINE), output=run, callbacks=[Interrupt(1)], **QUICK)
-    with pytest.raises(UsageError, match="already holds a run; continue it with resume=True"):
+    with pytest.raises(UsageError, match="already contains a run; continue it with resume=True"):
         hs.fit(module, (X, LINE), output=run, **QUICK)
     with pytest.raises(UsageError, match="data differ from those with which the run was started"):
         hs.fit(module, (X, LINE + 1), output=run, resume=True, **QUICK)
@@ -235,7 +235,7 @@ def test_data_of_any_form(tmp_path, capsys):
         assert made.classes == classes, name
         assert made.normalize_y == (classes is None)
         assert splits is None or made.splits == splits, name
-    assert "y holds 3 classes; change it with task=..." in capsys.readouterr().out
+    assert "y contains 3 classes; change it with task=..." in capsys.readouterr().out
 
 
 def five() -> nn.Module:

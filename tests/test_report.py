@@ -241,8 +241,8 @@ def test_regression(tmp_path):
         json.dumps({"split": "test", "samples": 8, "metrics": {}, "reliability": None})
     )
     made = build([run], tmp_path / "out")
-    assert made.notes[0].startswith("coverage: evaluation/test.json holds no reliability bins")
-    assert made.notes[1].startswith("spread: evaluation/test.json holds no reliability bins")
+    assert made.notes[0].startswith("coverage: evaluation/test.json contains no reliability bins")
+    assert made.notes[1].startswith("spread: evaluation/test.json contains no reliability bins")
 
 
 def test_the_last_line_of_a_step_counts(tmp_path):

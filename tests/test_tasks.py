@@ -314,7 +314,7 @@ def test_wrong_weights_shapes_and_counts_are_one_line():
     with pytest.raises(UsageError, match="label_noise must be at least 0 and below 1, got 1"):
         L.Categorical(1.0)
     for values, said in (([1.0, 2.5], "2.5"), ([-1.0, 2.0], "-1")):
-        with pytest.raises(DataError, match=f"holds {said}; counts must be whole"):
+        with pytest.raises(DataError, match=f"contains {said}; counts must be whole"):
             make("counts").check_values(np.array(values), "y")
     make("counts").check_values(np.array([0.0, np.nan, 3.0]), "y")
 
@@ -327,7 +327,7 @@ def test_a_set_of_counts_holds_counts():
     specs = {"x": ArraySpec.plan((2,), "<f4"), "y": ArraySpec.plan((), "<f4")}
     source = ArraySource(name="s", task="counts", arrays=specs, splits={"train": 3})
     block = {"x": np.zeros((3, 2), "f4"), "y": np.array([1, 2.5, 3], "f4")}
-    with pytest.raises(DataError, match=r"y holds 2.5; counts must be whole numbers"):
+    with pytest.raises(DataError, match=r"y contains 2.5; counts must be whole numbers"):
         check_block(source, block, "here")
     check_block(source, block | {"y": np.array([1, 2, 3], "f4")}, "here")
 

@@ -145,7 +145,9 @@ def test_a_synthetic_set_is_made_once_and_beside_the_real_one(tmp_path):
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     build(synthetic("entsoe", 20, seed=8), tmp_path / "synthetic-entsoe-20")
-    with pytest.raises(UsageError, match=r"entsoe-20 holds dataset \w+, .* describes \w+; remove"):
+    with pytest.raises(
+        UsageError, match=r"entsoe-20 contains dataset \w+, .* describes \w+; remove"
+    ):
         prepare(synthetic_run(tmp_path, like="entsoe"), "synthetic", MPI.COMM_SELF)
 
 

@@ -1,4 +1,4 @@
-"""Conformal intervals of values: base interval ``[lower, upper]`` widened by ``threshold * scale``.
+"""Conformal intervals: a base interval ``[lower, upper]`` widened by ``threshold * scale``.
 
 Two scores are available. Both have the form ``max(lower - y, y - upper) / scale``::
 

@@ -1,4 +1,4 @@
-"""The threshold of split conformal prediction, and the coverage that it guarantees.
+"""Compute the threshold of split conformal prediction and the coverage that it guarantees.
 
 If the n scores of the calibration items and the score of a new item are exchangeable, the new one
 is at most the k-th smallest of the n with probability at least ``k / (n + 1)``, and with exactly

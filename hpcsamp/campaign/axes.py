@@ -100,7 +100,7 @@ def read(table: str, content: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If a name is not a key, or is written twice.
+        If a name is not a key, or is defined twice.
     """
     try:
         return written(content)

@@ -13,7 +13,7 @@ HIGHEST = (
     *("accuracy", "auroc", "auprc", "f1", "jaccard", "iou", "kappa", "precision", "r2", "recall"),
     "items_per_second",
 )
-"""A metric is better if higher when its name begins or ends with one of these, else if lower."""
+"""Beginnings or ends of the names of metrics whose higher values are better."""
 
 
 def best(
@@ -40,7 +40,7 @@ def best(
     name = column(results, metric)
     rows = [row for row in results.rows if is_number(row.get(name))]
     if not rows:
-        raise UsageError(f"no finished point has a number as {name}")
+        raise UsageError(f"no finished point has a numeric value of {name}")
     up = is_highest(name) if highest is None else highest
     rows.sort(key=lambda row: (-row[name] if up else row[name], row["point"]))
     return name, rows[:count]

@@ -99,7 +99,9 @@ def of_log(log: Path, name: str = "", number: int | None = None) -> str:
         return ""
     lines = _of_start(text.splitlines(), name, number)
     if lines is None:
-        return "" if size > TAIL else f"start {number} is not in {log.name}: it ran by hand"
+        return (
+            "" if size > TAIL else f"start {number} is not in {log.name}: the point was run by hand"
+        )
     return of_lines(lines)
 
 

@@ -321,7 +321,7 @@ class Campaign:
 
     @cached_property
     def _on_disk(self) -> set[str]:
-        """Names of all points that have a folder or a mark."""
+        """Names of all points that have a folder or a recorded state."""
         store = Store(self.folder)
         return store.read_folders() | store.read_marks().keys()
 
@@ -391,7 +391,7 @@ def find(points: list[Point], text: str) -> Point:
         return matches[0]
     if matches:
         raise UsageError(
-            f"the names of {len(matches)} points begin with {text!r}: write more of it"
+            f"the names of {len(matches)} points begin with {text!r}: write more characters"
         )
     raise UsageError(
         f"there is no point {text!r}: use a number from 1 to {len(points)} or the name of a folder"

@@ -72,7 +72,7 @@ class Shape:
 
     @property
     def job_minutes(self) -> float:
-        """Wall-clock time limit of a job in minutes, which is that of all its points."""
+        """Wall-clock time limit of a job in minutes: the sum over its points."""
         return self.minutes * self.points_per_job
 
     @property

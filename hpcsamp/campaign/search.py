@@ -159,7 +159,7 @@ class Searcher:
     # Points -----------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Write down the trials whose values are all known, before any is submitted."""
+        """Record the trials whose values are all known, before any of them is submitted."""
         known: list[dict[str, Any]] = []
         for trial in self._trials():
             if trial.params.keys() >= self.search.space.keys():

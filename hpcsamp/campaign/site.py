@@ -47,7 +47,9 @@ class Site(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str = Field("local", description="a preset, or your own TOML file")
     description: str = ""
-    page: str = Field("", description="documentation of the centre on which the preset is based")
+    page: str = Field(
+        "", description="address of the centre's documentation on which the preset is based"
+    )
     tried: bool = Field(False, description="whether the preset was tested at that centre")
     scheduler: Annotated[str, one_of(SCHEDULERS)] = Field(
         "local", description="slurm, pbs, local, or your own as package.module:Class"

@@ -27,10 +27,16 @@ class Search(BaseModel):
     """Table ``[search]``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    metric: str = Field(description="column of collect, e.g. valid.nll, or the end of one: nll")
-    highest: bool | None = Field(None, description="more is better (default: by the metric's name)")
+    metric: str = Field(
+        description="column of the results table, e.g. valid.nll, or its last part: nll"
+    )
+    highest: bool | None = Field(
+        None, description="true: higher values are better (default: by the metric's name)"
+    )
     trials: int = Field(ge=1, le=100_000, description="number of points to try")
-    at_once: int = Field(1, ge=1, le=10_000, description="points that wait or run at a time")
+    at_once: int = Field(
+        1, ge=1, le=10_000, description="number of points that wait or run at the same time"
+    )
     sampler: Literal["tpe", "random", "quasi_random", "gp"] = "tpe"
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "none"
     seed: int = Field(0, ge=0, le=2**32 - 1)

@@ -145,7 +145,7 @@ def read(path: Path) -> CampaignFile:
         faults = [_explain(f) for f in e.errors()]
         raise UsageError(f"{path}: {'; '.join(dict.fromkeys(faults))}") from None
     if len(set(spec.splits())) < len(spec.splits()):
-        raise UsageError(f"{path}: evaluate = {shown(spec.evaluate)}: a split is written twice")
+        raise UsageError(f"{path}: evaluate = {shown(spec.evaluate)}: a split is listed twice")
     named = [("name", spec.name, "jobs"), *(("evaluate", s, "a split") for s in spec.splits())]
     for key, text, what in named:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):

@@ -1,4 +1,4 @@
-"""State of each point of a campaign: missing, queued, running, done, failed ...
+"""Determine the state of each point of a campaign: missing, queued, running, done ...
 
 The scheduler knows the waiting and running jobs, marks record how all others ended, and a point is
 done only if its result files are the same as when the job checked them.
@@ -202,7 +202,7 @@ class Survey:
         return found
 
     def _of_several(self, name: str, log: str, seen: Seen, mark: str) -> Seen | None:
-        """Return the state of a point whose job runs several; None if it has ended in it."""
+        """Return the state of a point whose job runs several points; None if it has ended."""
         start = causes.last_start(self.store.points / name)
         kind = mark.partition(".")[0]
         if start is None or start.log != log or kind == "stopped":

@@ -34,7 +34,7 @@ VERSION = 1
 class JobRecord(BaseModel):
     """One job array of a submission, with the hashes of its script and its table of points.
 
-    ``job`` is None until the scheduler has accepted it; ``identity`` finds it there.
+    ``job`` is None until the scheduler has accepted it; ``identity`` identifies it there.
     """
 
     model_config = ConfigDict(extra="forbid")

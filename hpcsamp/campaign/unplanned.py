@@ -1,4 +1,4 @@
-"""Points on disk that the campaign file no longer plans: list, adopt and remove them."""
+"""List, adopt and remove points on disk that are no longer in the campaign file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Unplanned:
     name
         Its folder.
     state
-        Its mark, e.g. ``done``; empty if it has none.
+        Its recorded state, e.g. ``done``; empty if none is recorded.
     why
         Differences from the most similar planned point; empty if unknown.
     """
@@ -139,7 +139,7 @@ def _parsed(fields: Sequence[str]) -> dict[str, Any]:
 
 
 def elsewhere(campaign: Campaign, missing: Sequence[Point]) -> dict[Path, int]:
-    """Count missing points that exist in sibling folders, e.g. after the campaign was renamed."""
+    """Count missing points that sibling folders contain, e.g. after a campaign file was renamed."""
     wanted = {p.name for p in missing}
     found = {}
     try:
@@ -171,7 +171,8 @@ def adopt(campaign: Campaign, folder: Path) -> list[Point]:
     Raises
     ------
     UsageError
-        If the folder is neither, its jobs are waiting or running, or a file cannot be moved.
+        If the folder is neither of a campaign nor of a run, a job of it is waiting or running, or a
+        file cannot be moved.
     """
     store = Store(campaign.folder)
     with store.lock():
@@ -184,7 +185,7 @@ def adopt(campaign: Campaign, folder: Path) -> list[Point]:
                 return _adopt_campaign(campaign, Store(folder), missing)
         if (folder / "config.toml").is_file():
             return _adopt_run(campaign, folder, missing)
-    raise UsageError(f"{folder} is neither the folder of a campaign nor of a run")
+    raise UsageError(f"{folder} is neither the folder of a campaign nor that of a run")
 
 
 def _adopt_campaign(campaign: Campaign, other: Store, missing: Sequence[Point]) -> list[Point]:
@@ -193,7 +194,11 @@ def _adopt_campaign(campaign: Campaign, other: Store, missing: Sequence[Point]) 
         jobs = [r.job for s in state.submissions if s.scheduler == kind for r in s.jobs]
         live = make(campaign.site, kind).live([j for j in jobs if j])
         if live or None in jobs:
-            what = f"job {min(live)[0]} waits or runs" if live else "a submission was interrupted"
+            what = (
+                f"job {min(live)[0]} is waiting or running"
+                if live
+                else "a submission was interrupted"
+            )
             raise UsageError(f"{other.folder}: {what}; cancel it, or wait for its end")
     folders, marks = other.read_folders(), other.read_marks()
     store, moved = Store(campaign.folder), []
@@ -220,7 +225,7 @@ def _adopt_run(campaign: Campaign, folder: Path, missing: Sequence[Point]) -> li
                 store.points.mkdir(parents=True, exist_ok=True)
                 shutil.move(folder, store.points / point.name)
             return [point]
-    raise UsageError(f"{folder}: no missing point of the campaign has the numbers of this run")
+    raise UsageError(f"{folder}: no missing point of the campaign has the settings of this run")
 
 
 def prune(campaign: Campaign, chosen: Sequence[str]) -> None:
@@ -236,7 +241,7 @@ def prune(campaign: Campaign, chosen: Sequence[str]) -> None:
         survey = Survey(campaign, mending.mend(campaign, store.load(), store))
         wanted = set(chosen) - {p.name for p in campaign.points}
         for name in sorted(wanted & survey.live.keys()):
-            raise UsageError(f"{name} waits or runs: cancel the campaign first")
+            raise UsageError(f"{name} is waiting or running: cancel the campaign first")
         with store.writing():
             for name in sorted(wanted):
                 shutil.rmtree(store.points / name, ignore_errors=True)

@@ -60,8 +60,8 @@ COMMANDS = {
     ),
     "plan": (
         "hpcsamp.cli.plan:plan",
-        "Predict time, memory and speed-up on every grid of ranks; report the fastest and its "
-        "limit.",
+        "Predict time, memory and speed-up on each grid of ranks; show the fastest and its "
+        "bottleneck.",
     ),
     "report": (
         "hpcsamp.cli.report:report",

@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "gpu": (
         "hpcsamp.cli.bench_gpu:gpu",
-        "Time whole training steps on one GPU, and compare them with the bounds set for it.",
+        "Time whole training steps on one GPU, and compare them with performance goals.",
     ),
     "load": (
         "hpcsamp.cli.bench_load:load",

@@ -47,7 +47,7 @@ def gpu(
     data: Annotated[str, typer.Option(help='Dataset folder, or "synthetic".')] = "synthetic",
     out: Annotated[Path | None, typer.Option(help="Folder to write the records to.")] = None,
 ) -> None:
-    """Time whole training steps on one GPU, and compare them with the bounds set for it.
+    """Time whole training steps on one GPU, and compare them with performance goals.
 
     Plain passes and torch_blue are timed on the same GPU in the same precision. Without a GPU, the
     command exits with code 2; with --device cpu it runs the same variants on a CPU.

@@ -53,7 +53,7 @@ def plan(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the points, the resources they need, and the most core-hours they can use.
+    """Show the points, the resources they need, and the maximum number of core-hours.
 
     Points that cannot run or that exceed the scheduler's limits are refused.
 
@@ -186,7 +186,7 @@ def submit(
 
     selection = select(where, (), point or ())
     done = stages.submit_all(load(campaign, site), NEW, selection, accept_edits=accept_edits)
-    _report(done, f"{'selected ' * bool(selection)}was never started")
+    _report(done, f"was never started{' in this selection' * bool(selection)}")
 
 
 @app.command(cls=Command)
@@ -221,7 +221,7 @@ def resume(
         time=time,
         memory=memory,
     )
-    _report(done, f"{'selected ' * bool(selection)}is missing, failed or interrupted")
+    _report(done, f"is missing, failed or interrupted{' in this selection' * bool(selection)}")
 
 
 @app.command(cls=Command)
@@ -270,13 +270,13 @@ def check(
 
 
 def _limits(made: Campaign) -> Limits:
-    """Return the scheduler's limits, or none, with a note, on a machine without the scheduler."""
+    """Return the limits of the scheduler; without the scheduler, print a note and return none."""
     from hpcsamp.campaign.schedulers import Limits, SchedulerError, make
 
     try:
         return make(made.site).limits()
     except SchedulerError as e:
-        typer.echo(f"hpcsamp: {e}; its limits are checked by submit", err=True)
+        typer.echo(f"hpcsamp: {e}; submit checks the limits of the scheduler", err=True)
         return Limits(0, {})
 
 

@@ -57,7 +57,7 @@ def prune(
     made = load(campaign, site)
     names = unplanned.names(made)
     for one in unplanned.describe(made, names):
-        typer.echo(f"{one.name} {one.state or 'no mark'}{one.why and f': {one.why}'}")
+        typer.echo(f"{one.name} {one.state or 'no recorded state'}{one.why and f': {one.why}'}")
     if not names:
         typer.echo("all points on disk are planned")
     elif yes:

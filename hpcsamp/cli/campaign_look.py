@@ -141,7 +141,9 @@ def _show_unplanned(made: Campaign, survey: Survey, described: list[Any], total:
             f"any more (hpcsamp campaign prune removes them):"
         )
         for one in described[:SHOWN]:
-            typer.echo(f"  {one.name} {one.state or 'no mark'}{one.why and f': {one.why}'}")
+            typer.echo(
+                f"  {one.name} {one.state or 'no recorded state'}{one.why and f': {one.why}'}"
+            )
     missing = [s.point for s in survey.of("missing")]
     for folder, count in unplanned.elsewhere(made, missing).items() if missing else ():
         typer.echo(
@@ -245,7 +247,7 @@ def diff(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show the keys in which two points differ, which need not be in the plan any more.
+    """Show the keys in which two points differ; the points need not be in the plan any more.
 
     Examples:
 

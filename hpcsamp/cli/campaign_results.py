@@ -65,7 +65,8 @@ def collect(
 def best(
     campaign: File,
     metric: Annotated[
-        str, typer.Argument(help="A column of collect, e.g. valid.nll, or the end of one: nll.")
+        str,
+        typer.Argument(help="Column of the results table, e.g. valid.nll, or its last part: nll."),
     ],
     site: SiteName = None,
     highest: Annotated[
@@ -85,8 +86,8 @@ def best(
 ) -> None:
     """Show the finished points with the best value of a metric.
 
-    If only the end of a name is given, validation metrics are preferred: the test metric of the
-    point that was chosen by it is too optimistic.
+    If only the last part of a name is given, validation metrics are preferred, because the test
+    metric of a point that was selected by its test metric is too optimistic.
 
     Examples:
 
@@ -124,7 +125,7 @@ def account(
     json_file: Json = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Show what points used: core-hours, GPU-hours, memory, energy; and suggest the next limits.
+    """Show the core-hours, GPU-hours, memory and energy used by points, and suggest limits.
 
     The source is the scheduler's accounting (sacct) if available, or else records of the jobs.
 
@@ -209,14 +210,14 @@ def report(
     ] = None,
     site: SiteName = None,
     metric: Annotated[
-        str, typer.Option(help="Metric to draw against the keys: a column of collect.")
+        str, typer.Option(help="Metric to plot against each key: a column of the results table.")
     ] = "nll",
     curves: Annotated[
         list[str] | None,
         typer.Option("--curves", help="Point whose learning curves are drawn (default: the best)."),
     ] = None,
     single_file: Annotated[
-        bool, typer.Option("--single-file", help="Write one file that contains its figures.")
+        bool, typer.Option("--single-file", help="Embed the figures, so that the page is one file.")
     ] = False,
     offline: Offline = False,
     where: Where = None,
@@ -224,7 +225,7 @@ def report(
     point: Chosen = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write a page with the table of points, keys against a metric, learning curves and failures.
+    """Write a page with a table of points, plots of a metric, learning curves and failures.
 
     Examples:
 

@@ -78,7 +78,7 @@ app = typer.Typer(
     help="""Convert raw data to a dataset folder of HDF5 shards.
 
     The default is the same for all kinds of data: classes follow from the type of the targets where
-    it is unambiguous, and targets that are numbers are standardised only with --normalize-y,
+    it is unambiguous, and numeric targets are standardised only with --normalize-y,
     because standardised counts are no longer counts.
 
     Examples:

@@ -91,7 +91,7 @@ def plan(
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Predict time, memory and speed-up on every grid of ranks; report the fastest and its limit.
+    """Predict time, memory and speed-up on each grid of ranks; show the fastest and its bottleneck.
 
     The command trains nothing. Predictions use the published figures of a site or, with
     --calibration, the constants measured on a machine.

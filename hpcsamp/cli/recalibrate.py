@@ -39,8 +39,8 @@ def recalibrate(
     conformal: Annotated[
         str,
         typer.Option(
-            help="Conformal score: aps, raps or lac for labels; cqr or normalised for values; none "
-            "or auto (aps; cqr if there are quantiles)."
+            help="Conformal score: aps, raps or lac for labels; cqr or normalised for numeric "
+            "targets; none or auto (aps; cqr if there are quantiles)."
         ),
     ] = "auto",
     adaptive: Annotated[
@@ -122,4 +122,6 @@ def _show(run: Path, result: dict[str, Any], json_file: Path | None) -> None:
         data=result,
     )
     if result["left_out"]:
-        print(f"not recalibrated: {joined(result['left_out'])} (no label or value of its own)")
+        print(
+            f"not recalibrated: {joined(result['left_out'])} (not fitted for this kind of target)"
+        )

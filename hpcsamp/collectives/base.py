@@ -165,7 +165,7 @@ class Collectives(ABC):
         return size
 
     def place(self, over: Over) -> int:
-        """Return the position of this rank among the ranks ``over``."""
+        """Return the index of this rank among the ranks ``over``."""
         if over == "world":
             return self.rank
         if over == "replicas":
@@ -185,7 +185,7 @@ class Collectives(ABC):
         return _SumOver.apply(x, self, "sample") if self.sample_size > 1 else x
 
     def max_over_samples(self, x: Tensor) -> Tensor:
-        """Elementwise maximum over the sample group; not differentiable, as it is only a shift."""
+        """Elementwise maximum over the sample group; not differentiable."""
         y = x.detach().clone(memory_format=torch.contiguous_format)
         if self.sample_size > 1:
             self.max_(y, "sample")
@@ -281,7 +281,7 @@ class Alone(Collectives):
         with together(topology.world):
             if topology.size > 1:
                 raise UsageError(
-                    f'parallel.collectives = "none" is for one rank, but there are '
+                    f'parallel.collectives = "none" works on one rank only, but there are '
                     f"{topology.size}: choose auto, horovod, mpi or torch"
                 )
         self.whole_job = whole_job(topology.world)

@@ -128,7 +128,7 @@ def _of_two_types(method: Method) -> UsageError | None:
 
 
 def _check(optimizer: Any, collectives: Any, method: Any, clip: Any, updates: Any) -> None:
-    """Return an error if one of the arguments has a wrong type."""
+    """Return an error if an argument has the wrong type."""
     said = "hs.distribute(optimizer, collectives, method)"
     wanted: tuple[tuple[str, Any, Any, str], ...] = (
         ("optimizer", optimizer, torch.optim.Optimizer, "torch.optim.Adam(method.parameters())"),

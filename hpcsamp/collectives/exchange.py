@@ -171,8 +171,8 @@ class GradientExchange:
         if self.retired:
             raise UsageError(
                 f"this {type(self.optimizer).__name__} no longer trains the "
-                f"{type(self.method).__name__}: another optimiser was distributed over it since; "
-                f"use one at a time, with parameter groups where parts differ"
+                f"{type(self.method).__name__}: another optimiser has since been distributed for "
+                f"it; use one optimiser, with parameter groups for parts that need other settings"
             )
         closures = [a for a in (*args[1:], *kwargs.values()) if callable(a)]
         if not closures:
@@ -217,7 +217,7 @@ class GradientExchange:
             raise agreed(
                 DivergedError(
                     f"the gradient of step {self.method.step} is not finite on rank {ranks}; lower "
-                    f"the learning rate, clip gradients, or look at the data"
+                    f"the learning rate, clip gradients, or check the data"
                 ),
                 c,
             )
@@ -235,7 +235,7 @@ class GradientExchange:
         self.updates.clip(self.gradient, largest)
 
     def _mean(self, value: Any) -> Any:
-        """Return the mean value of a closure over the ranks, so that optimisers decide alike."""
+        """Return the mean value of a closure over the ranks, so that they decide alike."""
         if isinstance(value, Tensor):
             return self.collectives.mean_over_data(value)
         if isinstance(value, float):
@@ -272,6 +272,6 @@ class GradientExchange:
             if (p.dtype.to_real(), p.device) != (flat.dtype, flat.device):
                 return UsageError(
                     f"the method was {flat.dtype} on {flat.device} when hs.distribute() was called "
-                    f"and is {p.dtype} on {p.device} now: convert it before its optimiser is made"
+                    f"and is {p.dtype} on {p.device} now: convert it before creating its optimiser"
                 )
         return self.updates.trouble()

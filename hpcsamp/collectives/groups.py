@@ -194,7 +194,7 @@ class Divided(Updates):
         for run, made in zip(self._runs, self._made, strict=True):
             p = self.parameters[run.parameter]
             if made.untyped_storage().data_ptr() != p.untyped_storage().data_ptr():
-                return UsageError("the method's storage was replaced since its groups were made")
+                return UsageError("the method's storage was replaced since its groups were created")
         return None
 
 

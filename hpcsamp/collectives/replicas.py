@@ -1,4 +1,4 @@
-"""Make replicas equal at the start of training and compare them during it."""
+"""Make replicas equal at the start of training, and compare them during training."""
 
 from __future__ import annotations
 
@@ -122,12 +122,15 @@ class Replicas:
             self._windows.append(window)
 
     def compare(self, trouble: HpcsampError | None, broken: bool) -> float:
-        """Raise on all ranks if values differ or one has an error; return how many are broken."""
+        """Raise on all ranks if values differ or a rank has an error.
+
+        Returns the number of ranks for which ``broken`` is true.
+        """
         c, method = self.collectives, self.method
         if c.size("world") == 1 and trouble is None:
             return float(broken)
         facts: dict[str, Any] = {"method.step": method.step, "method.seed": method.seed}
-        facts["form of the noise (HPCSAMP_NOISE)"] = form(next(method.parameters()).device)
+        facts["generator of the noise (HPCSAMP_NOISE)"] = form(next(method.parameters()).device)
         facts |= hyperparameters(self.optimizer)
         of_replicas: list[tuple[dict[str, Any], Over]]
         placement = method.placement

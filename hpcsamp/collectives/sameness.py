@@ -39,7 +39,7 @@ def compare(
     facts
         Numbers and strings by name.
     over
-        The ranks that take part.
+        The ranks that compare their facts.
     trouble
         Error that occurred on this rank, to be raised on all ranks.
     count

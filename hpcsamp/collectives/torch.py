@@ -103,7 +103,8 @@ class TorchCollectives(MpiCollectives):
         Raises
         ------
         HpcsampError
-            If it fails or takes too long; the message names the ranks that did not take part.
+            If it fails or takes too long; the message names the ranks that did not
+            join the exchange.
         """
         try:
             with here.waiting(Doing.EXCHANGE):

@@ -129,14 +129,14 @@ class Updates:
         if others:
             return UsageError(
                 f"{others} of the {len(own)} parameters of {kind} do not belong to the {whose} "
-                f"that it is to train; create it from method.parameters(), and make other "
+                f"that it must train; create it from method.parameters(), and make other "
                 f"trainable tensors part of the module"
             )
         left = [repr(n) for n, p in named.items() if p.requires_grad and id(p) not in ids(own)]
         if left:
             return UsageError(
                 f"{kind} lacks {', '.join(left[:3])}{' ...' * (len(left) > 3)} of the {whose} that "
-                f"it is to train: create it from all method.parameters(), and freeze the others "
+                f"it must train: create it from all method.parameters(), and freeze the others "
                 f"with requires_grad_(False)"
             )
         return None
@@ -254,7 +254,7 @@ class Shards(Updates):
         pairs = zip(self.parts, self.parameters, strict=True)
         if all(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() for a, b in pairs):
             return None
-        return UsageError("the method's storage was replaced since its shards were made")
+        return UsageError("the method's storage was replaced since its shards were created")
 
 
 _KINDS: dict[type[Replicated], Callable[..., Updates]] = {

@@ -22,21 +22,21 @@ def written(table: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If a name is not a valid key, a key is written twice, or a key lies within the value of
-        another.
+        If a name is not a valid key, a key is defined twice, or one key is a table that contains
+        another key.
     """
     flat: dict[str, Any] = {}
     for path, value in _leaves(table, ()):
         parts = tuple(part for name in path for part in split_key(name))
         key = join_key(parts)
         if key in flat:
-            raise ValueError(f"{key} is written twice")
+            raise ValueError(f"{key} is defined twice")
         flat[key] = value
     for key in flat:
         parts = split_key(key)
         for outer in (join_key(parts[:end]) for end in range(1, len(parts))):
             if outer in flat:
-                raise ValueError(f"{outer} is a value, and {key} lies within it")
+                raise ValueError(f"{outer} is a value, so {key} cannot be set within it")
     return flat
 
 

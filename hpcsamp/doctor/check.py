@@ -41,7 +41,7 @@ class Check:
 
 
 def merge(checks: Sequence[Check]) -> Check:
-    """Merge the results of all ranks (in rank order) into the worst one, with its ranks."""
+    """Return the worst of the results of all ranks, with the ranks that it comes from."""
     worst = max(checks, key=lambda c: _ORDER.index(c.status))
     if all(c == worst for c in checks):
         return worst

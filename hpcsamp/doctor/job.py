@@ -98,7 +98,11 @@ def grid(places: Sequence[RankPlace], model: int = 1) -> Check:
             + "start another number of ranks on each node, or set parallel.samples to a number",
         )
     d, p = planned.data_size, planned.sample_size
-    how = "each node has a batch, its ranks share the samples" if d > 1 else "all share a batch"
+    how = (
+        "each node has its own batch, and its ranks share the samples"
+        if d > 1
+        else "all ranks share one batch"
+    )
     if model > 1:
         how += f", {model} neighbours hold parts of the network"
     elif possible:

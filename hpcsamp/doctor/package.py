@@ -1,4 +1,4 @@
-"""Check that the package is complete: files are unchanged and internal imports work.
+"""Check that the files of the package are unchanged and that its internal imports work.
 
 Commands import most modules only when they are called, so a missing module would otherwise be
 noticed only in the first training run.

@@ -88,7 +88,7 @@ def allreduce(comm: MPI.Comm) -> Check:
         return Check(
             "MPI allreduce",
             "problem",
-            f"1 + ... + {size} over the ranks gave {total[0]:g}, not {size * (size + 1) // 2}",
+            f"1 + ... + {size} over the ranks is {total[0]:g}, not {size * (size + 1) // 2}",
             "this MPI does not work here; try --mca pml ob1 (Open MPI), or another MPI library",
         )
     return Check("MPI allreduce", "ok", f"correct; 8 bytes in {median * 1e6:.0f} µs (median)")

@@ -197,7 +197,8 @@ def gpus(places: Sequence[RankPlace], devices: Path = Path("/dev")) -> Check:
                 return Check(
                     name,
                     "warning",
-                    f"{name_ranks(ranks)} on {node[0].host} share {device}: NCCL refuses that",
+                    f"{name_ranks(ranks)} on {node[0].host} share {device}, which NCCL does not "
+                    f"support",
                     "start one rank per GPU, or give each task its own (--gpus-per-task 1)",
                 )
     return Check(name, "ok", f"one per rank, {_count(len(places), 'rank')}: {places[0].device}")

@@ -67,7 +67,11 @@ def parallel_hdf5(comm: MPI.Comm) -> Check:
             f"{versions}: correct, but a collective read was done {IO_MODES[mode]}",
             "collective reads need HDF5 1.10.2 or newer with working MPI-IO; other readers do not",
         )
-    how = "collectively" if mode is not None else "(HDF5 does not report whether collectively)"
+    how = (
+        "collectively"
+        if mode is not None
+        else "(HDF5 does not report whether the read was collective)"
+    )
     return Check(name, "ok", f"{versions}: all ranks read in {where}, {how}")
 
 
@@ -201,7 +205,7 @@ def room(free: int) -> Check:
             name,
             "warning",
             f"{mib:,.0f} MiB free: batches of more than {mib / slots:,.0f} MiB per node do not fit "
-            f"a ring of {slots}",
+            f"in the shared ring of {slots} batches",
             "start a container with --shm-size (Docker) or --ipc=host; else choose a smaller batch",
         )
     return Check(

@@ -73,7 +73,7 @@ class Topology:
         return self.axes[AXES.index(name)]
 
     def comm(self, over: Over) -> MPI.Comm:
-        """Return the communicator of the ranks that take part in an exchange."""
+        """Return the communicator of the ranks ``over`` which an exchange runs."""
         if over == "world":
             return self.world
         return self.replicas if over == "replicas" else self.axis(over).comm

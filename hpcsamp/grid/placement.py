@@ -80,7 +80,7 @@ class Replicated:
         return Shard(rank, ranks) if ranks > 1 else self
 
     def column(self, topology: Topology) -> int:
-        """Return a number that is the same on all ranks that hold the same tensors."""
+        """Return an integer that identifies the ranks that hold the same tensors as this rank."""
         return 0 if self.axis is None else topology.axis(self.axis).rank
 
     def of(self, name: str) -> Replicated:

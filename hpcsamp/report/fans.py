@@ -31,7 +31,7 @@ def forecast_fans(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
     Raises
     ------
     MissingMaterialError
-        If the evaluation holds no quantiles of time series.
+        If the evaluation does not contain quantiles of time series.
     """
     if evaluation.items is None:
         raise MissingMaterialError(f"{run.path} has no evaluation/{evaluation.split}.h5")

@@ -264,7 +264,7 @@ Row = tuple[str, list[str], str]  # name, a cell per run, description
 
 
 def _facts(runs: Sequence[RunRecord]) -> list[Row]:
-    """Return the rows about configuration and performance of the runs."""
+    """Return the table rows with the configuration and performance of the runs."""
 
     def row(name: str, cells: list[Any], description: str = "") -> Row:
         return name, ["" if c is None else _number(c) for c in cells], description

@@ -111,7 +111,7 @@ class EvaluationRecord:
         """
         if missing := set(names) - set(self.reliability):
             raise MissingMaterialError(
-                f"evaluation/{self.split}.json holds no reliability bins "
+                f"evaluation/{self.split}.json contains no reliability bins "
                 f"({', '.join(sorted(missing))})"
             )
         return [np.asarray(self.reliability[name], float) for name in names]

@@ -1,4 +1,4 @@
-"""Calibration figures: reliability diagram of classes, coverage of intervals of values."""
+"""Calibration figures: reliability diagram of classes, coverage of predictive intervals."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def coverage_diagram(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
 
 
 def _line(evaluation: EvaluationRecord, **names: str) -> str:
-    """Format the metrics that the evaluation has in one line."""
+    """Format the calibration metrics of an evaluation in one line."""
     known = {key: evaluation.metrics.get(key) for key in names}
     return ", ".join(f"{names[k]} {v:.3f}" for k, v in known.items() if v is not None)
 

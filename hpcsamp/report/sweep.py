@@ -1,4 +1,4 @@
-"""Report of a campaign: its table, keys against a metric, learning curves, and failures."""
+"""Write the report of a campaign: points, plots of a metric, learning curves and failures."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def build(
     out
         Folder of the report; created if needed.
     metric
-        Metric that is drawn against the keys, and by which points are ranked: a column of collect,
-        or the end of one.
+        Metric that is drawn against the keys, and by which points are ranked: a column of the
+        results table, or the last part of its name.
     selection
         Points to report; None: all.
     curves

@@ -147,7 +147,7 @@ class Run:
             ) from None
 
     def free(self) -> None:
-        """Free the memory that model ranks share, at the end of the run. Collective."""
+        """Free the memory that model ranks share; call it at the end of the run. Collective."""
         if self.axis is not ALONE:
             self.axis.free()
 

@@ -60,7 +60,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block, the method holds the average instead of its weights."""
+        """Use the average in place of the weights of the method within the block."""
         if self.decay is None or self.method.step == 0:
             yield
             return

@@ -1,7 +1,8 @@
-"""Keep the choice of how samples are evaluated, so that resumed runs are equal to the last bit.
+"""Keep the chosen evaluation of samples, so that resumed runs are equal to the last bit.
 
-The method chooses it by timings. The choice is reused with the same number of ranks per sample
-group on the same kind of device; elsewhere another choice may be faster, so it is measured again.
+A method chooses by timings how many samples it evaluates at once, and how. The choice is reused
+with the same number of ranks per sample group on the same device type; elsewhere another choice may
+be faster, so it is measured again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def kept(method: Method, topology: Topology) -> dict[str, Any]:
 
 
 def take(content: Mapping[str, Any], method: Method, topology: Topology) -> None:
-    """Reuse the choice in a checkpoint if it was measured on such a device and number of ranks."""
+    """Reuse the choice in a checkpoint if it was made on the same device type and rank count."""
     passes = content.get("passes", {})
     if passes.get("on") == _place(topology):
         method.take_choice(passes)

@@ -1,4 +1,4 @@
-"""Hash of the trained parameters of a run, computed without a rank that holds all of them.
+"""Hash the trained parameters of a run without gathering all of them on one rank.
 
 The digest is that of the whole tensors in the order of their names, C order, little-endian. Ranks
 hold parts of a network (model axis), rows of members or shards of flat vectors (sample axis); rank
@@ -77,7 +77,7 @@ def _update(digest: hashlib._Hash, x: Tensor) -> None:
 
 
 def _add(digest: hashlib._Hash, held: Contribution, topology: Topology) -> None:
-    """Add a tensor to a hash of which each rank holds a part. Collective over the world."""
+    """Add a tensor, of which each rank holds a part, to a hash. Collective over the world."""
     size = math.prod(held.runs.shape)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
@@ -89,7 +89,7 @@ def _add(digest: hashlib._Hash, held: Contribution, topology: Topology) -> None:
             whole[first:last] = values[at : at + last - first]
             at += last - first
         assert at == stop - start, (
-            "the parts of a tensor on the ranks do not add up to the whole tensor"
+            "the parts of a tensor on the ranks do not cover the whole tensor exactly once"
         )
         _update(digest, whole)
 

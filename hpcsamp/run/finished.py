@@ -1,4 +1,4 @@
-"""Recognise a finished run, whose folder stays unchanged if the run is started again."""
+"""Detect that a run is finished; starting it again then leaves its folder unchanged."""
 
 from __future__ import annotations
 

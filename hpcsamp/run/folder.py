@@ -85,7 +85,7 @@ class RunFolder:
         """
         if self.begun() and not resume:
             raise UsageError(
-                f"{self.path} already holds a run; continue it with --resume, or choose another "
+                f"{self.path} already contains a run; continue it with --resume, or choose another "
                 f"--output"
             )
         known = resume and (self.path / "config.toml").exists()

@@ -40,7 +40,7 @@ class Timed(Protocol):
     """An object notified of checkpoints, which take time before a run can stop."""
 
     def saving(self) -> AbstractContextManager[object]:
-        """Return a context in which no signal interrupts the writing of a checkpoint."""
+        """Return a context in which signals do not interrupt the writing of a checkpoint."""
 
     def wrote(self, seconds: float) -> None:
         """Report the seconds from the start of a checkpoint until it was on disk."""
@@ -70,8 +70,8 @@ class Keeper:
     ----------
     saved
         Step of the newest checkpoint, which may not be complete yet; -1 if there is none. It is
-        tracked and not read from the folder, of which a shared file system may show each rank a
-        different state.
+        tracked and not read from the folder, because a shared file system may show different
+        files to different ranks.
     best, best_step
         Score of the best evaluation so far (lower is better), and its step.
     told

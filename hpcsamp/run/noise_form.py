@@ -14,7 +14,7 @@ from hpcsamp.streams.noise import form
 
 
 def check(path: Path, saved: Mapping[str, Any], now: str) -> None:
-    """Refuse to resume with another form of noise than before.
+    """Refuse to resume if this device draws weight noise with another generator than before.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def draws_of_prediction(path: Path, saved: Mapping[str, Any], method: Method) ->
 
 
 def of_prediction(path: Path, saved: Mapping[str, Any], topology: Topology) -> None:
-    """Report if predictions use another form of noise than the run. Collective over the world.
+    """Report if predictions draw noise with another generator than the run. Collective.
 
     Raises
     ------

@@ -37,7 +37,7 @@ def updates(config: RunConfig, method: Method, collectives: Collectives) -> Upda
         return made
     if c.sharded:
         raise UsageError(
-            "optimizer.groups cannot be combined with optimizer.sharded, which cuts groups apart"
+            "optimizer.groups cannot be combined with optimizer.sharded, which would split groups"
         )
     if method.optimizers:
         raise UsageError(

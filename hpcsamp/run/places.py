@@ -48,7 +48,7 @@ class StatePlace:
 
 @dataclass(frozen=True)
 class _Of:
-    """Properties of a value beyond its shape.
+    """Placement of a value on the grid, and its shape before it was divided.
 
     Attributes
     ----------

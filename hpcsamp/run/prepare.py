@@ -64,8 +64,8 @@ def prepare(config: RunConfig, data: str | None, comm: MPI.Comm) -> RunConfig:
                 make(section, Path(path))
         elif not Path(path, NAME).is_file() and config.data.synthetic is not None:
             raise DataError(
-                f"{path} is not a dataset; make one with hpcsamp ingest, name one with --data, or "
-                f"try --data {SYNTHETIC}"
+                f"{path} is not a dataset; create one with hpcsamp ingest, name one with --data, "
+                f"or try --data {SYNTHETIC}"
             )
     with together(comm):
         degrees = None
@@ -108,15 +108,15 @@ def make(section: SyntheticSection, folder: Path) -> None:
         found = read_manifest(folder).uid
         if found != wanted:
             raise UsageError(
-                f"{folder} holds dataset {found}, but the configuration describes {wanted}; remove "
-                f"the folder to create it again"
+                f"{folder} contains dataset {found}, but the configuration describes {wanted}; "
+                f"remove the folder to create it again"
             )
         return
     build(source, folder, waiting=partial(_report_waiting, folder))
 
 
 def _report_waiting(folder: Path) -> None:
-    sys.stderr.write(f"hpcsamp: another job is making {folder}; waiting for it\n")
+    sys.stderr.write(f"hpcsamp: another job is creating {folder}; waiting for it\n")
 
 
 def latitudes(path: str | Path) -> list[float]:

@@ -2,8 +2,8 @@
 
 ``recalibration.json`` contains a recalibration for each step of a checkpoint to which one was
 fitted, with the hashes of its parameters and of the calibration set. They are used only for
-predictions with the same parameters and the same number of samples: coverage holds for one
-predictive distribution.
+predictions with the same parameters and the same number of samples, because the guaranteed coverage
+holds for this predictive distribution only.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def of_version(config: RunConfig, version: int) -> RunConfig:
 def table_of(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Table of a configuration for checkpoints and their comparison.
 
-    Keys that an older version did not have get the present defaults, so a new key is no difference.
+    Keys that an older version did not have get the present defaults, so a new key does not
+    count as a difference.
 
     Parameters
     ----------

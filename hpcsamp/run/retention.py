@@ -1,4 +1,4 @@
-"""Decide which checkpoints of a folder are kept, and from which one a run resumes."""
+"""Choose which checkpoints of a folder are kept and from which one a run resumes."""
 
 from __future__ import annotations
 

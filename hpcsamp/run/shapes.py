@@ -70,11 +70,11 @@ class DataShapes:
         )
 
     def batch(self, items: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Create zeros as inputs of ``items`` items: numbers of type ``dtype``, ids and flags."""
+        """Create inputs of ``items`` items that are all zero; numbers are of type ``dtype``."""
         return Data(self.x, 0, self.ids, self.kinds).batch(items, dtype, device)
 
     def batch_bytes(self, number: int) -> int:
-        """Bytes of the inputs of an item in a batch, with ``number`` bytes per float."""
+        """Bytes of the inputs of one item in a batch, with ``number`` bytes per float."""
         size = {"numbers": number, "values": number, "ids": 8, "flags": 1}
         if isinstance(self.x, Mapping):
             return sum(math.prod(s) * size[self.kinds[name]] for name, s in self.x.items())

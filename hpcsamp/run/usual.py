@@ -189,9 +189,9 @@ def few_items(path: str | Path) -> list[str]:
     if shape is None or not _few(shape) or not values or items >= ENOUGH:
         return []
     return [
-        f"{items} training items are fewer than {ENOUGH}, so intervals will be too wide: in tests, "
-        f"90 % intervals contained 91 to 100 % of new values with 27 training items, 95 to 98 % "
-        f"with 270, and 91 to 93 % with 900"
+        f"{items} training items are fewer than {ENOUGH}, so predictive intervals will be too "
+        f"wide: in tests, 90 % intervals contained 91 to 100 % of new values with 27 training "
+        f"items, 95 to 98 % with 270, and 91 to 93 % with 900"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Store the noise width that is estimated after training in the run folder.
+"""Store the standard deviation of the noise, estimated after training, in the run folder.
 
 ``noise.json`` contains the width for each step of a checkpoint and each target (``y`` if there is
 only one). Each target has one width per checkpoint, whatever the

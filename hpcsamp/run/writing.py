@@ -215,7 +215,7 @@ def _whole(
             raise CheckpointError(
                 f"cannot write checkpoint {path}: the ranks hold "
                 f"{sum(own.size for own in written.values())} values of {named(key)}, which "
-                f"do not fill its shape {shape}"
+                f"do not match its shape {shape}"
             )
     tables: dict[str, Any] = dict(taken.tables)
     for key, found in lists.items():

@@ -133,7 +133,7 @@ def check(path: Path) -> bool:
 
 
 def _crc(f: IO[bytes], place: range) -> int:
-    """CRC-32 of some bytes of a file, of which a few MB are in memory at a time."""
+    """Compute the CRC-32 of a byte range of a file, reading a few MB at a time."""
     f.seek(place.start)
     found, left = 0, len(place)
     while left:

@@ -196,7 +196,7 @@ def _by_name(callbacks: Sequence[Callback]) -> dict[str, Callback]:
 
 
 def _not_plain(state: Any) -> str:
-    """Name of a type in a state that only unpickling, which may run code, could read; or ""."""
+    """Name of a type in a state that could be read by unpickling only; empty if there is none."""
     if isinstance(state, Mapping):
         keys = (_not_plain(k) for k in state)
         return next(filter(None, (*keys, *map(_not_plain, state.values()))), "")

@@ -86,8 +86,8 @@ def fit(
     task
         Kind of targets, such as ``"classification"``, ``"regression"`` or ``"counts"``; for several
         targets, a dictionary by name. The default depends on ``y`` and is printed: whole numbers
-        are classes, columns of zeros and ones are labels that may occur together, all others are
-        values.
+        are classes, columns of zeros and ones are labels that may occur together, and all other
+        targets are numeric.
     valid
         Fraction of the training items that is held out for validation, or ``(x, y)``.
     inputs
@@ -143,8 +143,8 @@ def fit(
                 raise UsageError("hs.fit: no data: pass (x, y) or a dataset folder")
             if folder.begun() and not resume:
                 raise UsageError(
-                    f"{folder.path} already holds a run; continue it with resume=True, or choose "
-                    f"another output"
+                    f"{folder.path} already contains a run; continue it with resume=True, or "
+                    f"choose another output"
                 )
             path = str(data) if isinstance(data, str | Path) else str(folder.path / "data")
             if isinstance(data, str | Path):
@@ -235,7 +235,9 @@ def _print_task(source: Source, task: Task | Mapping[str, Task] | None) -> None:
         sys.stdout.write(f"task: {tasks}; change it with task={{name: ...}}\n")
     elif task is None:
         what = f"{source.classes} classes" if source.classes else "values"
-        sys.stdout.write(f"task: {source.task}, because y holds {what}; change it with task=...\n")
+        sys.stdout.write(
+            f"task: {source.task}, because y contains {what}; change it with task=...\n"
+        )
 
 
 @contextmanager

@@ -201,7 +201,9 @@ class Trainer:
             all ranks.
         """
         if self.keeper.finished is not None:
-            self.reporter.say(f"{self.folder.path} is finished: nothing remains to be trained")
+            self.reporter.say(
+                f"the run in {self.folder.path} is finished: there is nothing left to train"
+            )
             self.ended = str(self.keeper.finished.get("ended", ""))
             for line in summary.ending(self):
                 self.reporter.say(line)
@@ -237,7 +239,7 @@ class Trainer:
     # Steps --------------------------------------------------------------------------------------
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from a step on; before the first one, time a step."""
+        """Yield the batches of an epoch from a given step; before the first batch, time a step."""
         here.at(Phase.STEP, self.method.step + 1)
         for batch in self.feed.batches(epoch, start):
             if self.collectives.step_seconds is None:
@@ -379,7 +381,7 @@ class Trainer:
     # The end ------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """Stop after this step, as the ranks have agreed."""
+        """Stop after this step, because the ranks have agreed to stop."""
         step, path = self.method.step, self.keeper.keep()
         self.keeper.finish()
         if self.topology.is_root:

@@ -33,7 +33,7 @@ class Patience(Callback):
         self._look(at)
 
     def after_evaluation(self, at: Moment) -> None:
-        """Count this evaluation if the metric has not improved; end the run if it was the last."""
+        """Count evaluations without improvement; end the run when there are too many."""
         if at.score < self.best - self.least:
             self.best, self.best_step, self.waited = at.score, at.step, 0
         else:

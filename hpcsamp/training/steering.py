@@ -1,4 +1,4 @@
-"""Callbacks of a configuration, and the evaluations that they need."""
+"""Create the callbacks of a configuration, and check that they get their evaluations."""
 
 from __future__ import annotations
 

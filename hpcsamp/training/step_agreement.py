@@ -76,7 +76,7 @@ class Agreement:
                 if not bool(numbers.isfinite().all()):
                     raise DivergedError(
                         f"the loss is not finite at {when}: rank {rank}, sample {sample}; lower "
-                        f"optimizer.lr, clip gradients (optimizer.clip), or look at the data"
+                        f"optimizer.lr, clip gradients (optimizer.clip), or check the data"
                         f"{more('diverged')}"
                     )
         # the outputs of all samples are finite, but the loss or the penalty is not
@@ -88,5 +88,5 @@ class Agreement:
                     f"outputs of all samples are finite"
                 )
         raise DivergedError(
-            f"the loss is not finite at {when}, although it is finite on every rank"
+            f"the loss is not finite at {when}, although every rank reports a finite loss"
         )

@@ -33,7 +33,7 @@ def opening(trainer: Trainer) -> list[str]:
     if m > 1:
         lines.append(trainer.assembled.axis.describe(trainer.topology.device.type))
     if c.loss.temperature != 1:
-        lines.append(f"temperature {c.loss.temperature}: not the Bayes posterior")
+        lines.append(f"temperature {c.loss.temperature}: not the Bayesian posterior")
     lines.append(
         f"{trainer.dataset.count} items, batch {c.data.batch}, {trainer.steps_per_epoch} steps per "
         f"epoch, {c.training.epochs} epochs; in {trainer.folder.path}"
@@ -90,7 +90,7 @@ def ending(trainer: Trainer) -> list[str]:
 
 
 def logged_times(trainer: Trainer) -> list[float]:
-    """Seconds of the steps of earlier starts, as far as they were logged; on rank 0."""
+    """Seconds of the logged steps of earlier starts of this run; on rank 0 only."""
     if not trainer.topology.is_root:
         return []
     return [

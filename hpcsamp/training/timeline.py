@@ -148,8 +148,8 @@ class Timeline(Callback):
 def table(ranks: Sequence[dict[str, list[float]]]) -> list[dict[str, Any]]:
     """Return for each phase the median and maximum over ranks, and the rank of the maximum.
 
-    A slow rank makes the others wait: they spend more time in phases of :data:`WAITS` than it does.
-    The last two rows are sums of all phases in which ranks work and wait.
+    A slow rank makes the others wait: they spend more time in phases of :data:`WAITS` than the
+    slow rank does. The last two rows are sums of all phases in which ranks work and wait.
 
     Parameters
     ----------

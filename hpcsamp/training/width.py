@@ -1,4 +1,4 @@
-"""Estimate noise widths that the loss does not determine, for the states that training saves."""
+"""Estimate the noise of saved states after training, for losses that do not determine it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of_best(trainer: Trainer) -> None:
 def of_last(trainer: Trainer) -> None:
     """Estimate and store the width for the final state. Collective.
 
-    If there are more ranks than samples of an evaluation, the first evaluation estimates it.
+    If there are more ranks than samples per evaluation, the first evaluation estimates the width.
     """
     t, method, step = trainer, trainer.method, trainer.method.step
     if not noise.is_open(t.assembled.likelihood):

@@ -28,7 +28,7 @@ PATIENCE = 10.0
 _SIGNS = {
     "stopped": "gives no sign of life",
     "stuck": "is alive but has been idle",
-    "waiting": "waits, as all ranks do, and is the furthest behind,",
+    "waiting": "waits like all other ranks and is the furthest behind,",
 }
 
 

@@ -1,4 +1,4 @@
-"""Decide which ranks have stalled, from the rows of all ranks that one rank has received."""
+"""Decide which ranks have stalled, from the latest state received from each rank."""
 
 from __future__ import annotations
 

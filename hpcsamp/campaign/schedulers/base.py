@@ -68,7 +68,7 @@ class Limits:
 
 
 class Scheduler(ABC):
-    """Interface to a kind of scheduler.
+    """Interface to a scheduler such as Slurm; one subclass per scheduler.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def check_limits(shapes: Iterable[Shape], site: Site, limits: Limits, word: str)
     longest = max(limits.minutes.values())
     for shape in shapes:
         if shape.job_minutes > longest:
-            raise UsageError(f"{_asked(shape)}: no {word} allows such a long job ({allowed})")
+            raise UsageError(f"{_asked(shape)}: no {word} allows this time limit ({allowed})")
         # of several partitions, a job needs one that allows all its resources
         faults = [_fault(shape, site, limits, name, word) for name in names]
         if faults and all(faults):

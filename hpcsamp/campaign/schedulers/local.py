@@ -115,7 +115,7 @@ class Local(Scheduler):
         jobs = sorted({job for job, _ in elements})
         while set(elements) & self.live(jobs).keys():
             if time.monotonic() > end:
-                raise SchedulerError("the runner does not stop the points")
+                raise SchedulerError("the runner has not stopped the points")
             time.sleep(0.05)
 
     def cancel(self, jobs: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ class Local(Scheduler):
         for state in ending:
             while started(state["pid"]) == state["started"]:
                 if time.monotonic() > end:
-                    raise SchedulerError(f"the runner {state['pid']} does not end")
+                    raise SchedulerError(f"the runner {state['pid']} did not end")
                 time.sleep(0.05)
 
 

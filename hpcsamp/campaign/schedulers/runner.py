@@ -146,7 +146,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _with_others(self) -> Iterator[tuple[int, int]]:
-        """Yield points and cores of the campaign's other runners, which start none in the block."""
+        """Yield the points and cores used by other runners, which start no points in the block."""
         folder = os.open(self.folder.parent, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # some file systems have no locks

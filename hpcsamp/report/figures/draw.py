@@ -32,7 +32,7 @@ def _scaling(paths: Sequence[Path], title: str, published: bool = False) -> Figu
     models = list(dict.fromkeys(str(r["model"]) for r in records))
     if len(models) > 1:
         raise UsageError(
-            f"the records are of several models ({', '.join(models)}): give the paths of one model"
+            f"the records are of several models ({', '.join(models)}): name paths of one model"
         )
     return scaling.scaling(records, title, published)
 

@@ -64,7 +64,7 @@ class Curve:
 
 
 def curves(records: Sequence[dict[str, Any]]) -> list[Curve]:
-    """Compute the curves of all grids and modes of one workload from S and batch of its records.
+    """Compute the curves of all grids and modes of one workload from its records.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _measure(base: dict[str, Any], r: dict[str, Any], mode: str) -> tuple[float,
 
 
 def scaling(records: Sequence[dict[str, Any]], title: str, published: bool = False) -> Figure:
-    """Draw speed-up (above) and efficiency (below) with their ideals, or the one with records.
+    """Draw speed-up and efficiency with their ideal curves; a panel without records is left out.
 
     Parameters
     ----------

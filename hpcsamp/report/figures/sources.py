@@ -90,6 +90,6 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     found, torn = text.read_lines(file)
     if torn or not found:
         raise UsageError(
-            f"{file} holds no records" if not torn else f"{file}: the last line is incomplete"
+            f"{file} contains no records" if not torn else f"{file}: the last line is incomplete"
         )
     return found
