@@ -22,6 +22,7 @@ import hpcsamp as hs
 from hpcsamp.collectives import Alone, Collectives
 from hpcsamp.grid import Topology
 from hpcsamp.losses import ELBO
+from hpcsamp.methods.compiling import compile_passes
 from hpcsamp.models import build
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.training.timeline import STEPS, Timeline
@@ -71,10 +72,14 @@ def plain_passes(work: StepWork, passes: int) -> Callable[[], None]:
     return step
 
 
-def ours(work: StepWork, collectives: Collectives, memory: str = "auto") -> Callable[[], None]:
-    """The training step of hpcsamp."""
+def ours(
+    work: StepWork, collectives: Collectives, memory: str = "auto", compiled: bool = False
+) -> Callable[[], None]:
+    """The training step of hpcsamp, with passes compiled by ``torch.compile`` if ``compiled``."""
     x, y = work.data()
     method = hs.MeanField(work.network(), prior_std=0.2, seed=1)
+    if compiled:
+        compile_passes(method, x, range(work.samples))
     data_loss = hs.losses.make(work.loss, "classification")
     loss = ELBO(data_loss, ITEMS, collectives, memory=memory)  # type: ignore[arg-type]
     optimizer = hs.distribute(
@@ -125,6 +130,7 @@ def compare(
     repeat: int,
     baseline: bool,
     timeline: Timeline | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Time all variants in turn. Collective over the world.
 
@@ -136,6 +142,8 @@ def compare(
         Whether to time torch_blue, which needs the most memory and time.
     timeline
         Records steps on all ranks after the timed rounds.
+    compiled
+        Whether to time the step of one rank with ``torch.compile`` as well.
 
     Returns
     -------
@@ -146,6 +154,8 @@ def compare(
     if topology.is_root:
         alone["plain"] = plain_passes(work, work.samples)
         alone["one rank"] = ours(work, Alone())
+        if compiled:
+            alone["compiled"] = ours(work, Alone(), compiled=True)
         if baseline:
             alone["torch_blue"] = torch_blue(work)
     collectives = hs.choose(topology)

@@ -22,6 +22,10 @@ def step(
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Also time torch_blue.")
     ] = True,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile/--no-compile", help="Also time the step with training.compile."),
+    ] = False,
     memory: Annotated[
         bool,
         typer.Option(
@@ -63,12 +67,15 @@ def step(
         arguments = ["bench", "step", "--model", model, "--samples", str(samples)]
         arguments += ["--batch", str(batch), "--repeat", str(repeat), "--loss", loss]
         arguments += ["--baseline" if baseline else "--no-baseline"]
+        arguments += ["--compile"] if compiled else []
         arguments += ["--memory" if memory else "--no-memory"]
         arguments += ["--json", str(json_file)] if json_file else []
         arguments += ["--profile", str(profile)] if profile else []
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
-    _measured_step(model, samples, batch, repeat, loss, baseline, memory, json_file, profile)
+    _measured_step(
+        model, samples, batch, repeat, loss, baseline, compiled, memory, json_file, profile
+    )
 
 
 def _measured_step(
@@ -78,6 +85,7 @@ def _measured_step(
     repeat: int,
     loss: str,
     baseline: bool,
+    compiled: bool,
     memory: bool,
     json_file: Path | None,
     profile: Path | None,
@@ -91,7 +99,8 @@ def _measured_step(
 
     topology = init("world", device="cpu")
     timeline = Timeline(topology) if profile else None
-    found = compare(StepWork(model, samples, batch, loss), topology, repeat, baseline, timeline)
+    work = StepWork(model, samples, batch, loss)
+    found = compare(work, topology, repeat, baseline, timeline, compiled)
     if topology.is_root:
         rows = []
         for label, above, below in (
@@ -103,6 +112,7 @@ def _measured_step(
             ),
             (f"speed-up of {topology.size} ranks over 1", "one rank", "all ranks"),
             ("torch_blue / 1 rank", "torch_blue", "one rank"),
+            ("1 rank / 1 rank with training.compile", "one rank", "compiled"),
         ):
             r = ratio(found, above, below)
             if r is not None:

@@ -174,13 +174,14 @@ class Method(Shareable):
             example = f"range({samples})" if isinstance(samples, int) else "range(4)"
             raise UsageError(f"samples = {samples!r:.80} must be a range, e.g. {example}")
         self.observe(x, samples, *others, **named)
-        if self.strategy == "auto":
+        if self.strategy == "auto" and not self.compiled:
             found: Tensor = super().__call__(x, samples, *others, **named)
             return found
         with refusals() as reasons:
             found = super().__call__(x, samples, *others, **named)
         if reasons:
-            raise UsageError(f"method.strategy = {self.strategy!r} is not possible: {reasons[0]}")
+            asked = "training.compile" if self.compiled else f"method.strategy = {self.strategy!r}"
+            raise UsageError(f"{asked} is not possible: {reasons[0]}")
         return found
 
     @abstractmethod

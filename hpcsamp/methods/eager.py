@@ -2,7 +2,7 @@
 
 ``torch.optim`` hides some methods of its optimisers from the compiler by wrappers, which import all
 of ``torch._dynamo`` (with sympy, some 850 modules) at their first call: a third of the CPU time
-that a rank needs to start. hpcsamp compiles nothing.
+that a rank needs to start. hpcsamp compiles nothing unless ``training.compile`` is set.
 
 The wrappers are recognised by ``__wrapped__``, which :mod:`functools` sets. If a release of torch
 has other wrappers, the methods are unchanged.

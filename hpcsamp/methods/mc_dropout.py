@@ -159,7 +159,7 @@ class MCDropout(Method):
                     views,
                     samples=len(chunk),
                     stacked=stacked,
-                    strategy=self.passes.strategy,
+                    strategy=self.way,
                     place=place,
                 )
             outputs.append(y)

@@ -14,6 +14,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.weights import Passes, check_strategy, choice, inputs_of, refusals
 from hpcsamp.weights.inputs import tensors
+from hpcsamp.weights.strategies import COMPILED
 
 AUTO: Literal["auto"] = "auto"
 NAMES = {False: "training", True: "prediction"}
@@ -49,6 +50,8 @@ class Passing(nn.Module):
             )
         self._strategy: str = AUTO
         self._settled: set[bool] = set()
+        #: Whether passes in training are compiled (:mod:`hpcsamp.methods.compiling`).
+        self.compiled = False
         self.samples_per_pass = samples_per_pass
 
     @property
@@ -110,6 +113,12 @@ class Passing(nn.Module):
     @passes.setter
     def passes(self, passes: Passes) -> None:
         self._passes[self.in_prediction] = passes
+
+    @property
+    def way(self) -> str:
+        """Strategy of the next pass: the current one, or ``"compiled"``."""
+        compiled = self.compiled and not self.in_prediction
+        return COMPILED if compiled else self.passes.strategy
 
     @property
     def settled(self) -> bool:

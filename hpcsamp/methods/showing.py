@@ -93,7 +93,7 @@ class Showing(Method):
                 x,
                 samples=samples,
                 stacked=stacked,
-                strategy=self.passes.strategy,
+                strategy=self.way,
                 place=place,
             )
 

@@ -20,6 +20,7 @@ from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
+from hpcsamp.methods.compiling import compile_passes
 from hpcsamp.planning import memory, network_memory
 from hpcsamp.run import health, initial
 from hpcsamp.run.assemble import Run, in_turn
@@ -264,8 +265,13 @@ class Trainer:
             x, own, most, stacked=stacked, index=index,
             largest=lambda value: max(world.allgather(value)),
         )  # fmt: skip
-        if not known or method.passes.chunk > 1:
-            self.reporter.say(f"training: {method.passes}")
+        compiled = ""
+        if self.config.training.compile:
+            with together(world):
+                compile_passes(method, x, own, stacked=stacked, index=index)
+            compiled = ", compiled"
+        if not known or method.passes.chunk > 1 or compiled:
+            self.reporter.say(f"training: {method.passes}{compiled}")
         twice = self.optimisation.loss.memory == "recompute"
         for line in (
             *summary.normalising(method, self.topology, most),

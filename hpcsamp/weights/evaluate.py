@@ -21,7 +21,7 @@ from hpcsamp.weights.layers import naming
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.routing import OtherCallsError, known_plan
-from hpcsamp.weights.strategies import STRATEGIES, Chunk, Pass, loop
+from hpcsamp.weights.strategies import COMPILED, STRATEGIES, Chunk, Pass, loop
 
 
 def evaluate(
@@ -58,9 +58,9 @@ def evaluate(
     stacked
         Whether each sample has its own inputs.
     strategy
-        ``"loop"``, ``"vmap"`` or ``"batched"``; ``"auto"`` for the first of batched, vmap and loop
-        that the module supports. If the module or the sizes do not support a strategy, the samples
-        are evaluated in a loop; :func:`refusals` collects the reasons.
+        ``"loop"``, ``"vmap"``, ``"batched"`` or ``"compiled"``; ``"auto"`` for the first of
+        batched, vmap and loop that the module supports. If the module or the sizes do not support a
+        strategy, the samples are evaluated in a loop; :func:`refusals` collects the reasons.
     place
         The place of the pass, which identifies the module's own random numbers
         (:mod:`hpcsamp.weights.routing`). None: calls are not routed, and the module draws as usual.
@@ -76,13 +76,14 @@ def evaluate(
         If the strategy is unknown, if the number of values or inputs is not ``k``, or if the draws
         of the module are not defined for a batch of items.
     """
-    check_strategy(strategy)
+    if strategy != COMPILED:
+        check_strategy(strategy)
     with naming(put.module):
         return _by(strategy, _chunk(put, call, sampled, shared, x, samples, stacked, place))
 
 
 def _by(strategy: str, chunk: Chunk) -> Tensor:
-    if chunk.samples == 1 or strategy == "loop":
+    if strategy == "loop" or (chunk.samples == 1 and strategy != COMPILED):
         _agreed(chunk, loop.run)
         return loop.run(chunk)
     verdict = _known(chunk, strategy)
@@ -168,10 +169,9 @@ def check_strategy(strategy: str) -> None:
     UsageError
         If the strategy is unknown; the message lists the known ones.
     """
-    if strategy != "auto" and strategy not in STRATEGIES:
-        raise UsageError(
-            f"method.strategy = {strategy!r}; choose from auto, {', '.join(STRATEGIES)}"
-        )
+    known = ["auto", *(name for name in STRATEGIES if name != COMPILED)]
+    if strategy not in known:
+        raise UsageError(f"method.strategy = {strategy!r}; choose from {', '.join(known)}")
 
 
 def _chunk(

@@ -20,6 +20,7 @@ from hpcsamp.weights.pieces import parts_in
 
 if TYPE_CHECKING:
     from hpcsamp.weights.state import State
+    from hpcsamp.weights.strategies.compiled import Compiled
 
 Place = tuple[dict[str, Any], str]
 """A module's own dictionary of parameters or buffers, and the key in it."""
@@ -46,6 +47,8 @@ class Put:
         State of the method that evaluates the module (:mod:`hpcsamp.weights.state`).
     known
         Verdicts on strategies for this module, by sizes.
+    compiled
+        The module as compiled functions, see :func:`hpcsamp.methods.compiling.compile_passes`.
     pairs
         Names of complex parameters and buffers.
     parted
@@ -57,6 +60,7 @@ class Put:
         self.module = module
         self.known: dict[Any, Any] = {}
         self.state: State | None = None
+        self.compiled: Compiled | None = None
         self._parts = list(module.modules())
         self._places: dict[str, tuple[Place, ...]] = {}
         shared: dict[int, list[Place]] = {}

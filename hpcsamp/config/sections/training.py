@@ -26,6 +26,12 @@ class TrainingSection(Section):
     precision: Precision = Field(
         "float32", description="bfloat16: autocast, parameters stay float32"
     )
+    compile: bool = Field(
+        False,
+        description="evaluate samples in training by functions that torch.compile compiles before "
+        "the first step",
+        json_schema_extra=NOTHING,
+    )
     evaluate_every: int = Field(
         1, ge=1, le=MOST, description="epochs between evaluations", json_schema_extra=RESULTS
     )
