@@ -31,6 +31,7 @@ from hpcsamp.tasks.gathered import of_all_samples
 MAKE = """
 import sys
 from pathlib import Path
+import torch
 from hpcsamp import config
 from hpcsamp.data import Dataset
 from hpcsamp.ingest.build import build as ingest
@@ -58,6 +59,8 @@ runs = {
                {"name": "gaussian", "std": 0.2}),
     "members": ("entsoe", "regression", "ensemble", "own_loss:Mine", {}, {}),
     "fitted": ("entsoe", "regression", "mean_field", "mean_mse", {}, {}),
+    "chains": ("digits", "classification", "sgld", "expected_nll",
+               {"cycles": 1, "snapshots": 12}, {}),
 }
 topology = init("world")
 for name, (data, task, method, loss, arguments, likelihood) in runs.items():
@@ -65,13 +68,17 @@ for name, (data, task, method, loss, arguments, likelihood) in runs.items():
         "task": task, "data": {"path": str(place / data)}, "model": {"name": "mlp", "hidden": [8]},
         "method": {"name": method, "samples": 5, **arguments},
         "loss": {"name": loss}, "likelihood": likelihood,
-        "training": {"precision": "float64"}, "evaluation": {"batch": 4, "samples": 5},
+        "training": {"precision": "float64"},
+        "evaluation": {"batch": 4, "samples": 57 if method == "sgld" else 5},
     }
     checked = config.check(table)
     folder = RunFolder(place / name)
     folder.prepare(checked, False)
     dataset = Dataset.open(place / data, "train")
     made = Run.of(checked, dataset, topology).method
+    if method == "sgld":
+        made.bank.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        made.taken.fill_(12)
     checkpoint.save(checkpoint.step_path(folder.checkpoints, 3), {
         "step": 3, "best": 0.0, "config": checked.model_dump(mode="json", exclude_none=True),
         "dataset": dataset.uid, "method": made.state_dict(), "optimizer": {}, "schedule": None,
@@ -104,7 +111,7 @@ for name in names.split(","):
         write_json(out / f"{name}.json", result)
         shutil.copy(place / name / "evaluation" / "test.h5", out / f"{name}-items.h5")
 """
-NAMES = ("classes", "series", "fields", "members", "fitted")
+NAMES = ("classes", "series", "fields", "members", "fitted", "chains")
 
 
 @pytest.fixture(scope="module")

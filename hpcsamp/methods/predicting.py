@@ -28,6 +28,9 @@ class Predicting(Stepping):
     #: trained with more samples predicts with as many: then each rank of any legal grid has one,
     #: and the number does not depend on the grid.
     usual_prediction_samples: int = 32
+    #: Number of chains (or distributions) that prediction samples come from, each with several
+    #: draws; they divide the samples in order (:func:`.share`). 0 if all draws are independent.
+    chains: int = 0
 
     def __init__(self, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)

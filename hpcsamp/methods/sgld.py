@@ -150,6 +150,11 @@ class Chains(Members):
 
     # Prediction --------------------------------------------------------------------------------
 
+    @property
+    def chains(self) -> int:  # type: ignore[override]
+        """Number of chains: one per sample of the training."""
+        return self.samples
+
     def prediction_samples(self, asked: int | None) -> int:
         """Return the requested number, limited to the number of snapshots taken so far.
 

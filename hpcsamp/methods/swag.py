@@ -129,6 +129,11 @@ class SWAG(Members):
 
     # Prediction --------------------------------------------------------------------------------
 
+    @property
+    def chains(self) -> int:  # type: ignore[override]
+        """Number of chains: one per sample of the training."""
+        return self.samples
+
     def prediction_samples(self, asked: int | None) -> int:
         """Return the requested number, at least one sample of each chain.
 

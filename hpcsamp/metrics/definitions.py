@@ -40,6 +40,12 @@ _PLAIN = {
         "between order statistics of samples without noise"
         for q in (50, 80, 90, 95)
     },
+    # chains
+    "r_hat": "largest rank-normalised split R-hat of the samples' predictions over all items "
+    "(Vehtari et al. 2021); chains agree if it is at most 1.01",
+    "r_hat_above": "fraction of predicted values whose R-hat is above 1.01",
+    "ess": "smallest bulk effective sample size of the samples' predictions over all items "
+    "(Vehtari et al. 2021)",
     "items": "number of items evaluated",
 }
 

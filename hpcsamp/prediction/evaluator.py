@@ -16,6 +16,7 @@ from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Likelihood
 from hpcsamp.methods import Method
 from hpcsamp.metrics import definitions, risk_coverage, selective
+from hpcsamp.prediction.chains import ChainTally
 from hpcsamp.prediction.settling import settle
 from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import Run
@@ -125,7 +126,8 @@ class Evaluator:
         Parameters
         ----------
         full
-            Also compute metrics beyond simple sums: CRPS, and metrics that sort the items.
+            Also compute metrics beyond simple sums: CRPS, metrics that sort the items, and the
+            convergence of chains.
         sink, wanted
             Function that receives the arrays of each batch, and their names, see
             :meth:`hpcsamp.tasks.Task.variables`. All ranks of a sample group receive the same
@@ -136,11 +138,14 @@ class Evaluator:
         view = self.view(method)
         tally = self.task.tally(view)
         scores = self._no_scores() if full else None
+        chains = self._chains(method, view) if full and method.chains else None
         for batch in self._batches(method):
             p = self._predict(method, view, batch, batch.y, full, quantiles)
             tally.update(p, batch.y, batch.weight, batch.mask)
             if scores is not None:
                 self._keep(scores, batch, p)
+            if chains is not None:
+                chains.update(p, batch.true)
             if sink is not None:
                 _pass_on(sink, batch, p.arrays(wanted))
         for state in tally.states:
@@ -155,6 +160,10 @@ class Evaluator:
                 curve = risk_coverage(wrong, scored, self.task.resolution(view, f"{of}confidence"))
                 found.metrics |= {f"{of}{k}": v for k, v in selective(curve).items()}
                 found.reliability[f"{of}risk"] = _thinned(curve)
+        if chains is not None:
+            mixing, missing = chains.result()
+            found.metrics |= mixing
+            found.unattained |= missing
         found.metrics["items"] = found.metrics.pop("items")  # at the end
         found.definitions = definitions(
             [*found.metrics, *(k for k in found.rows if _own(k) not in NOT_METRICS)],
@@ -226,6 +235,10 @@ class Evaluator:
     def _sum(self, state: torch.Tensor) -> None:
         if self.topology.data_size > 1:
             self.collectives.sum_(state, "data")
+
+    def _chains(self, method: Method, view: View) -> ChainTally:
+        eps = torch.finfo(self._run.dtype).eps
+        return ChainTally(method.chains, view.counts, self.collectives, eps)
 
     def _no_scores(self) -> dict[str, np.ndarray]:
         return {name: np.zeros(self.dataset.count) for name in self.task.scores}
