@@ -8,7 +8,7 @@ each item: class probabilities, or means of values.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class ChainTally:
         Rounding error of the network's outputs, relative.
     """
 
-    def __init__(self, chains: int, counts: list[int], group: Collectives, eps: float) -> None:
+    def __init__(self, chains: int, counts: Sequence[int], group: Collectives, eps: float) -> None:
         samples = sum(counts)
         own = [share(samples, chains, chain) for chain in range(chains)]
         self.draws = min(len(of) for of in own)
