@@ -113,7 +113,8 @@ class ChainTally:
 
 def _samples(prediction: Prediction) -> Mapping[str, Tensor]:
     """Predictions ``(B, s, ...)`` of this rank's samples, by the prefix of each target."""
-    several = isinstance(prediction, SeveralPrediction)
-    each = {f"{n}/": of for n, of in prediction.each.items()} if several else {"": prediction}
+    each: Mapping[str, Prediction] = {"": prediction}
+    if isinstance(prediction, SeveralPrediction):
+        each = {f"{name}/": of for name, of in prediction.each.items()}
     arrays = {name: of.lazy() for name, of in each.items()}
     return {name: of["samples"]() for name, of in arrays.items() if "samples" in of}
