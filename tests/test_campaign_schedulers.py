@@ -447,7 +447,8 @@ def test_scripts_are_rendered_without_the_scheduler(slurm, monkeypatch, capsys):
     told = capsys.readouterr()
     assert "7 points" in told.out
     assert (
-        "was not found: is this a machine with slurm?; its limits are checked by submit" in told.err
+        "was not found: is this a machine with slurm?; submit checks the limits of the scheduler"
+        in told.err
     )
     scripts = list(slurm.campaign.folder.rglob("*.sbatch"))
     assert scripts, list(slurm.campaign.folder.rglob("*"))
