@@ -238,7 +238,10 @@ SETS = (
         (["optimizer.name=SGLD", "optimizer.temperature=-1"], "optimizer.temperature = -1"),
         (["schedule.name=CosineAnnealingLR"], "schedule.name = .*method.cycles = 2"),
         (["schedule.warmup_epochs=1"], "schedule.warmup_epochs = 1.*method.cycles = 2"),
-        (["method.snapshots=30", "evaluation.samples=60"], "method.snapshots = 30 needs 30 .* 10 of the cycle.s 19 steps"),
+        (
+            ["method.snapshots=30", "evaluation.samples=60"],
+            "method.snapshots = 30 needs 30 .* 10 of .* 19 steps",
+        ),
         (["evaluation.samples=100"], "evaluation.samples = 100, but 6 chains .* 6 to 36"),
         (["loss.name=predictive_nll"], "loss.name = 'predictive_nll'"),
         (["method.prior_std=0"], "method.prior_std = 0"),
