@@ -395,7 +395,7 @@ def test_a_time_that_no_partition_allows(slurm):
 
 BROKEN = {
     "an error": ("sys.exit('sbatch: error: Batch job submission failed:\\n  QOSMaxSubmit')",
-                 "sbatch failed with 1: sbatch: error: Batch job submission failed: QOSMaxSubmit"),
+                 "sbatch failed with exit code 1: sbatch: error: Batch job submission failed: QOS"),
     "silence": ("import time; time.sleep(60)", "sbatch did not answer within 0.5 s"),
     "nonsense": ("print('moo')", "sbatch returned 'moo' in place of a job number"),
     "nothing": ("", "sbatch returned '' in place of a job number"),
@@ -420,7 +420,7 @@ def test_an_sbatch_that_fails(slurm, kind):
 def test_an_sbatch_that_fails_in_between(slurm):
     slurm.stub("sbatch", SBATCH + "if count == 2: sys.exit('no more')")
     message = slurm.refused(SchedulerError)
-    assert "1 of 2 arrays were submitted, then: sbatch failed with 1: no more" in message
+    assert "1 of 2 arrays were submitted, then: sbatch failed with exit code 1: no more" in message
     [submission] = Store(slurm.campaign.folder).load().submissions
     assert [r.job for r in submission.jobs] == ["41"]
     slurm.stub("squeue", 'print("\\n".join(f"41|{i}|PENDING" for i in range(4)))')
@@ -464,7 +464,7 @@ def test_a_scheduler_that_does_not_answer_is_told(slurm, hpcsamp, command, told)
     done = hpcsamp(1, "campaign", command, slurm.file)
     assert done.code == 1
     assert len(done.err.splitlines()) == 1
-    assert "squeue failed with 1: slurm_load_jobs error: Unable to contact" in done.err
+    assert "squeue failed with exit code 1: slurm_load_jobs error: Unable to contact" in done.err
     assert "--offline" in done.err
     done = hpcsamp(1, "campaign", command, slurm.file, "--offline")
     assert told in done.out

@@ -203,7 +203,7 @@ def test_what_the_set_tells_need_not_be_said(place, tmp_path):
         ({"task__kind": "regression"}, "unknown key|takes one target, but the set has kind"),
         ({"likelihood__name": "gaussian"}, r"each with its own likelihood.*task.outputs"),
         ({"training__best": "kind/rmse"}, "choose from nll, kind/nll"),
-        ({"loss__name": "crps"}, "loss of values, but the targets of task = 'classification'"),
+        ({"loss__name": "crps"}, "a loss of numeric targets, but .* of task = 'classification'"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(place, tmp_path, changes, line):

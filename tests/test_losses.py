@@ -440,7 +440,7 @@ def test_shapes_that_do_not_fit_are_named():
         value(L.CRPS(), Y, t)
     with pytest.raises(UsageError, match=r"items: 7 and 6"):
         value(L.MeanMSE(), Y, T[:6])
-    with pytest.raises(UsageError, match="each value needs 2"):
+    with pytest.raises(UsageError, match="2 are needed for each value"):
         value(L.GaussianMixtureNLL(), Y, T)
     with pytest.raises(UsageError, match=r"targets of shape \(7,\), got \(7, 1\)"):
         value(L.PredictiveNLL(L.Categorical()), LOGITS, LABELS[:, None])

@@ -212,7 +212,7 @@ def test_prediction_draws_do_not_depend_on_the_step(x):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (nn.ReLU(), "no weights"),
+        (nn.ReLU(), "has no trainable weights"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(module, words):

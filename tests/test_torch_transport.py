@@ -46,7 +46,7 @@ def test_a_rank_finds_the_store_of_rank_0():
 def test_another_store_at_the_address_is_refused(short):
     store = dist.TCPStore(HOST, 0, None, True, wait_for_workers=False)
     store.set("word", "of another job")
-    with pytest.raises(UsageError, match=rf"rank 1 on .* another program than rank 0 at {HOST}"):
+    with pytest.raises(UsageError, match=rf"rank 1 on .* a program other than rank 0 at {HOST}"):
         rendezvous.open_store(SecondRank((HOST, store.port, "own")), HOST)
     store.delete_key("word")  # one that is silent
     with pytest.raises(UsageError, match=r"rank 1 on .* cannot connect to rank 0 at"):

@@ -123,7 +123,7 @@ def compare(work: ExactnessCase, name: str, collectives: Collectives) -> dict[st
 
 
 def _averaged(loss: DataLoss, outputs: Tensor, y: Tensor, ranks: int) -> tuple[float, Tensor]:
-    """Return the mean over ranks of the losses of their own samples, and its output gradient."""
+    """Return the mean over ranks of the losses of their own samples, and its gradient."""
     leaf = outputs.detach().requires_grad_()
     value = torch.zeros((), dtype=torch.float64)
     for rank in range(ranks):

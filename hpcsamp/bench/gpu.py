@@ -30,7 +30,7 @@ BASELINES = {PLAIN: "plain_held", CAPTURED: "plain_captured", BLUE: "torch_blue_
 
 @dataclass(frozen=True)
 class Bound:
-    """A ratio of two variants, and the goal that is set for it on an H100 or H200.
+    """Ratio of the times of two variants, with its goal on an H100 or H200.
 
     Attributes
     ----------

@@ -71,12 +71,14 @@ def measure(config: RunConfig, data: str | None, steps: int, comm: MPI.Comm) -> 
     Returns
     -------
     dict
-        ``grid`` (D, P, M) and the predicted ``parts`` in bytes by name. In MiB, of the fullest
-        rank: ``predicted``, and ``predicted_keeping`` with the copy for a checkpoint. Lists of MiB
-        by rank: ``process``, of the process before the run is built and of the libraries that it
-        loads later; and the largest memory while ``building``, ``stepping`` and ``keeping`` (None
-        if no copy is made); ``resident``, that of the steps with all shared pages that a rank
-        touches. ``seconds`` of the last step.
+        ``grid``: (D, P, M). ``parts``: predicted bytes by name. ``predicted`` and
+        ``predicted_keeping``: MiB of the fullest rank, without and with the copy for a checkpoint.
+        ``seconds``: duration of the last step.
+
+        Lists of MiB by rank: ``process``, memory before the run is built, plus the libraries that
+        are loaded later; ``building``, ``stepping`` and ``keeping``, the peak of each phase
+        (``keeping`` is None if no copy is made); ``resident``, the peak of the steps with every
+        shared page that a rank touches.
     """
     config = prepare(config, data, comm)
     topology = init(config.parallel.samples, model=config.parallel.model, comm=comm)

@@ -176,7 +176,7 @@ def compared(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _work(r: dict[str, Any], alone: dict[str, Any]) -> tuple[float, float]:
-    """Return the factor from a ratio of step times to the measure, and the ideal measure."""
+    """Return what turns a ratio of step times into the reported measure, and its ideal value."""
     if r["mode"] == "proportional":
         return 1.0, 1.0
     return r["batch"] / alone["batch"], float(r["world_size"])

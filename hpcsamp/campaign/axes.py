@@ -83,7 +83,7 @@ def check(spec: CampaignFile) -> None:
             seen[key] = "search.space"
     derived = read("derived", spec.derived)
     for key in derived.keys() & seen.keys():
-        raise UsageError(f"{key!r} is both an axis of [{seen[key]}] and derived")
+        raise UsageError(f"{key!r} is an axis in [{seen[key]}] and also in [derived]")
     for inner in (*seen, *derived):
         parts = split_key(inner)
         for outer in (join_key(parts[:n]) for n in range(1, len(parts))):

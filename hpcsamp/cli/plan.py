@@ -46,7 +46,7 @@ def plan(
             "--ranks-per-node",
             "--gpus-per-node",
             min=1,
-            help="Ranks per node (default: those of the site).",
+            help="Ranks per node (default: the setting of the site).",
         ),
     ] = None,
     site: Annotated[

@@ -1,4 +1,4 @@
-"""Exchanges with torch.distributed: NCCL or RCCL for GPUs, gloo for CPUs."""
+"""Collectives of torch.distributed: NCCL or RCCL for GPUs, gloo for CPUs."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def chunk_pieces(
 def _write_slabs(
     dataset: h5py.Dataset, spec: ArraySpec, first: int, values: np.ndarray
 ) -> Iterator[tuple[int, memoryview]]:
-    """Write items slab by slab and yield chunk numbers and bytes; one slab is copied at a time.
+    """Write items slab by slab and yield chunk numbers and bytes; memory holds one slab.
 
     Uncompressed chunks are written directly, and smaller ones at the end of an axis are padded with
     zeros, so that the file depends on its items alone.

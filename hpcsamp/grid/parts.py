@@ -139,7 +139,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Merged(Part):
-    """A box of a tensor whose first axes are merged: ``(k n, ...)`` for ``(k, n, ...)``.
+    """Part of a tensor whose first two axes are flattened, ``(k, n, ...)`` to ``(k n, ...)``.
 
     With it, a rank can hold its own rows of each of k blocks, such as queries, keys and values.
 

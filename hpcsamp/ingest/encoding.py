@@ -286,7 +286,7 @@ def as_words(values: np.ndarray) -> np.ndarray:
 
 
 def read_dates(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Parse ``COLUMN=HOW``, the encodings of times by column.
+    """Parse ``COLUMN=HOW``: how the times in each column are encoded.
 
     Raises
     ------

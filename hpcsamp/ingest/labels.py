@@ -37,7 +37,7 @@ def check_numbers(values: np.ndarray, where: str) -> None:
 
 
 def guess(file: str, pairs: Pairs) -> Task:
-    """Guess the task from type and shape of ``y``.
+    """Guess the task from the type and the shape of ``y``.
 
     Raises
     ------

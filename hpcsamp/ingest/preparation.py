@@ -74,7 +74,11 @@ class Preparation:
     text: Annotated[str | None, Asked("Column of texts to encode as token ids and a mask.")] = None
     tokenizer: Annotated[Path | None, Asked("Folder of a tokenizer saved by transformers.")] = None
     tokens: Annotated[
-        int | None, Asked("Tokens per text; longer texts are cut. Default: the longest.", least=1)
+        int | None,
+        Asked(
+            "Most tokens of a text; longer texts are truncated. Default: no limit.",
+            least=1,
+        ),
     ] = None
     class_name: Annotated[
         Sequence[str],

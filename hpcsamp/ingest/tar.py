@@ -259,7 +259,7 @@ def _labels(image: Member, beside: Mapping[str, Member], keys: Sequence[str]) ->
         usual = [k for k in ("label", "cls", "class", "target") if k in values]
         if len(usual) != 1:
             raise UsageError(
-                f"{beside['json'].where}: the target is ambiguous; give its key as --label, one of "
+                f"{beside['json'].where}: the target is ambiguous; choose its key with --label: "
                 f"{', '.join(list(values)[:20])}"
             )
         return {usual[0]: values[usual[0]]}

@@ -68,7 +68,10 @@ class LayerNorm(Layer):
 
 
 class _Norm(torch.autograd.Function):
-    """Normalise ``(s, n, c)`` own channels of n tokens, with weight and bias ``(s, c)``."""
+    """Layer-normalise n tokens whose channels are split over ranks.
+
+    This rank has channels ``(s, n, c)`` of them, and weight and bias ``(s, c)``.
+    """
 
     @staticmethod
     def forward(

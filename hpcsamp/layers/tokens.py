@@ -17,7 +17,7 @@ from hpcsamp.layers.product import Kind, Split, product
 
 
 class _Tokens(Layer):
-    """Base class of both products, which defines the split of tokens and hidden rows.
+    """Base class of the two products that mix tokens: the split of tokens and hidden rows.
 
     The hidden rows are split over the channel axis and then over the spatial axis. Both weights
     have the shape ``(hidden, tokens)``; a rank holds the hidden rows of its part of the channels,

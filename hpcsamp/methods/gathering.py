@@ -44,10 +44,10 @@ class GatheredChunk:
 
 
 class _Tapped(torch.autograd.Function):
-    """The draws of a variable; their gradient is passed to ``deliver`` as soon as it is complete.
+    """Return the draws of a variable; pass their gradient to ``deliver`` when it is complete.
 
-    If the draws were leaves, autograd would keep their gradients, copied if the memory layout
-    differs. ``anchor`` is the leaf with respect to which autograd differentiates instead.
+    The draws are not leaves, because autograd would store their gradients, and copy those of
+    another memory layout. ``anchor`` is the leaf that autograd differentiates by instead.
     """
 
     @staticmethod

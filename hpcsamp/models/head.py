@@ -68,7 +68,7 @@ def replace(network: nn.Module, name: str, outputs: int) -> str:
 
 
 def layers(network: nn.Module) -> list[str]:
-    """Names of the linear layers and convolutions, in the order of the module."""
+    """Names of the linear layers and convolutions, in registration order."""
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, *CONVOLUTIONS)
     return [name for name, part in network.named_modules() if isinstance(part, kinds)]
 

@@ -188,7 +188,10 @@ class MixerBlock(nn.Module):
 def _hidden(count: int, multiple: float, of: str) -> int:
     found = round(count * multiple)
     if not multiple > 0 or found < 1:
-        raise ValueError(f"{of} = {multiple}: hidden rows must be a positive multiple of {count}")
+        raise ValueError(
+            f"{of} = {multiple} must be positive and give at least one hidden row: {count} times "
+            f"it, rounded"
+        )
     return found
 
 

@@ -182,7 +182,8 @@ def _check_lengths(
         )
     for name, values, count in (("heads", heads, 2), ("blocks", blocks, 3), ("window", window, 2)):
         if len(values) != count or min(values) < (name != "blocks"):
-            raise ValueError(f"{name} = {list(values)}: {count} positive numbers are needed")
+            least = "of at least 0" if name == "blocks" else "of at least 1"
+            raise ValueError(f"{name} = {list(values)} must be {count} integers {least}")
 
 
 def _columns(longitudes: int, patch: int, window: tuple[int, int]) -> int:

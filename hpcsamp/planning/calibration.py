@@ -29,7 +29,10 @@ class Measured(SiteTable):
 
     key: str = Field(description="key that identifies the run, see Workload.key")
     name: str
-    base: float = Field(ge=0, description="seconds of a pass with no items, without the draw")
+    base: float = Field(
+        ge=0,
+        description="constant seconds of a pass, without the draw",
+    )
     per_item: float = Field(ge=0)
     overhead: float = Field(ge=0, description="constant seconds of a step")
     crowd: float = Field(

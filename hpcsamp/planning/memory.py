@@ -351,7 +351,7 @@ def _pass(run: Run, batch: int, rough: bool) -> _Pass:
 
 
 def _state_factor(config: RunConfig) -> float:
-    """Return how many values an optimiser keeps per parameter, from a step of a small one."""
+    """Return how many values an optimiser keeps per parameter, seen in a step of 1,024 of them."""
     make: Any = getattr(torch.optim, config.optimizer.name, None)
     if make is None:
         return 0

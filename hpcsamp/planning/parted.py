@@ -90,7 +90,7 @@ def network(config: RunConfig, shapes: DataShapes, model: int = 1) -> tuple[nn.M
 def inputs(
     shapes: DataShapes, spread: Spread | None, dtype: torch.dtype
 ) -> Callable[[int], Tensor]:
-    """Return a function that creates the rank's part of n input items, on the meta device."""
+    """Return a function that creates a rank's part of a batch of n inputs, on the meta device."""
 
     def batch(items: int) -> Tensor:
         if spread is None:

@@ -196,7 +196,7 @@ class LoadedPosterior(Posterior):
         return labelled(found, items)
 
     def sample(self, count: int) -> dict[str, Tensor]:
-        """Draw weights of the network: those of the first prediction samples.
+        """Return the weights of the network in the first prediction samples.
 
         Parameters
         ----------

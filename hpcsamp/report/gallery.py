@@ -175,7 +175,9 @@ def _legend(fig: Figure, classes: int) -> None:
         handles=[
             Patch(color=style.SKY, label="aleatoric"),
             Patch(color=style.INK, label="epistemic"),
-            Patch(color=style.PALE, label=f"up to log {classes} = {math.log(classes):.2f} nats"),
+            Patch(
+                color=style.PALE, label=f"rest, up to log {classes} = {math.log(classes):.2f} nats"
+            ),
         ],
         title="above: true → predicted class; below: total (epistemic) uncertainty, nats",
         title_fontsize=8.5,

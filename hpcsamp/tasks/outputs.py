@@ -67,7 +67,7 @@ def outputs_of(
 
 
 def inputs_for(method: Method, x: Tensor) -> Tensor:
-    """Select the inputs of this rank's part of a network from whole inputs."""
+    """Select from whole inputs what this rank's part of the network needs."""
     return x if method.spread is None else method.spread.of_inputs(x)
 
 

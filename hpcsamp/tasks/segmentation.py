@@ -105,7 +105,7 @@ class Segmentation(Labels):
         "iou": "intersection over union of each class, mean over classes that occur or are "
         "predicted",
         "nll": "negative log predictive probability, nats per pixel",
-        "brier": "Brier score of a pixel, sum over classes of squared differences, 0 to 2",
+        "brier": "Brier score per pixel: sum over classes of squared differences, from 0 to 2",
         "entropy": "total uncertainty: entropy of the predictive distribution of a pixel, nats",
         "aleatoric": "aleatoric uncertainty of a pixel: mean entropy of the samples, nats",
         "mutual_information": "epistemic uncertainty of a pixel: total minus aleatoric, nats",

@@ -143,7 +143,11 @@ def test_what_the_cluster_does_not_allow_is_said_before(slurm, digits, tmp_path)
         ("cores = 3", 'partition = "debug"', ["need 3 CPUs", "debug have at most 2"]),
         ('memory = "5G"', "", ["resources.memory = 5120 MiB", "at most 4000 MiB"]),
         # Slurm itself refuses, and says why
-        ("", 'header = ["#SBATCH --constraint=none"]', ["sbatch failed with 1", "feature"]),
+        (
+            "",
+            'header = ["#SBATCH --constraint=none"]',
+            ["sbatch failed with exit code 1", "feature"],
+        ),
     ):
         text = f'config = "base.toml"\n[resources]\n{resources}\n[site]\nname = "slurm"\n'
         site = Site(slurm, digits, tmp_path, text + site_lines)

@@ -201,7 +201,7 @@ class Scheduler(ABC):
             raise SchedulerError(f"{command[0]} could not be started: {e.strerror}") from None
         if done.returncode:
             message = " ".join((done.stderr or done.stdout).split()) or "no message"
-            raise SchedulerError(f"{command[0]} failed with {done.returncode}: {message}")
+            raise SchedulerError(f"{command[0]} failed with exit code {done.returncode}: {message}")
         return done.stdout
 
 

@@ -184,7 +184,7 @@ def normal_(now: Now, target: Any, mean: float = 0.0, std: float = 1.0, **named:
 
 
 def uniform_(now: Now, target: Any, *bounds: float, **named: Any) -> Any:
-    """Uniform numbers between two bounds."""
+    """Fill a tensor with random numbers that are uniform between two bounds."""
     if _other(named) or target.dtype not in KINDS:
         return NotImplemented
     low = named.get("from", named.get("a", bounds[0] if bounds else 0.0))
@@ -194,7 +194,7 @@ def uniform_(now: Now, target: Any, *bounds: float, **named: Any) -> Any:
 
 
 def exponential_(now: Now, target: Any, lambd: float = 1.0, **named: Any) -> Any:
-    """Exponential numbers with a rate."""
+    """Fill a tensor with exponentially distributed random numbers of rate ``lambd``."""
     if _other(named) or target.dtype not in KINDS:
         return NotImplemented
     numbers = Exponential(target.dtype)
@@ -203,7 +203,7 @@ def exponential_(now: Now, target: Any, lambd: float = 1.0, **named: Any) -> Any
 
 
 def log_normal_(now: Now, target: Any, mean: float = 1.0, std: float = 2.0, **named: Any) -> Any:
-    """Log-normal numbers: exponentials of normal ones."""
+    """Fill a tensor with log-normal random numbers."""
     if _other(named) or target.dtype not in KINDS:
         return NotImplemented
     z = _drawn(now, "log_normal_", target.shape, Normal(target.dtype), target.device)

@@ -1,6 +1,7 @@
-"""Rules for operations on sampled parameters; a rule is one line in its file.
+"""Rules for operations on sampled parameters; each is an entry of the table ``RULES`` in its file.
 
-A rule is called like the operation, with the fold of the pass first. It returns folded tensors,
+A rule is called with the :class:`~hpcsamp.weights.folding.fold.Fold` of the current pass, followed
+by the arguments of the operation. It returns folded tensors,
 sampled values if there are no items, or ``NotImplemented`` for unsupported arguments.
 """
 
