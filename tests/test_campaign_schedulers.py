@@ -399,7 +399,7 @@ BROKEN = {
     "silence": ("import time; time.sleep(60)", "sbatch did not answer within 0.5 s"),
     "nonsense": ("print('moo')", "sbatch returned 'moo' in place of a job number"),
     "nothing": ("", "sbatch returned '' in place of a job number"),
-    "a crash": ("import os; os.kill(os.getpid(), 11)", "sbatch failed with exit code -11: no message"),
+    "a crash": ("import os; os.kill(os.getpid(), 11)", "sbatch failed with exit code -11: no"),
 }  # fmt: skip
 
 
