@@ -292,7 +292,7 @@ def test_wrong_use_is_refused_on_all_ranks(mpi_ranks, comm, folder):
     assert kind is DataError
     assert "shard-00001.h5 has 3000 bytes" in message
     with Loader(folder / "images", topology, batch=8) as loader:
-        with pytest.raises(UsageError, match="epoch 0 step 99"):
+        with pytest.raises(UsageError, match="step 99 of epoch 0 does not exist"):
             loader.epoch(0, 99)
         left = loader.epoch(0)
         next(left)

@@ -126,7 +126,7 @@ def test_wrong_types_given_to_a_method_are_one_line():
     from hpcsamp.methods import Ensemble, MeanField
 
     for given in (nn.Linear, "mlp", None, 3):
-        with pytest.raises(UsageError, match=r"MeanField takes a network, .*, but got"):
+        with pytest.raises(UsageError, match=r"MeanField takes a network, an instance of .*, not"):
             MeanField(given, seed=1)
     with pytest.raises(UsageError, match="Ensemble takes a network"):
         Ensemble("mlp", samples=2, seed=1)
