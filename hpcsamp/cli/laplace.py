@@ -54,8 +54,6 @@ def laplace(
         hpcsamp laplace runs/a
 
         mpirun -n 4 hpcsamp laplace runs/a --kind kron --prior-precision 10
-
-        hpcsamp laplace runs/a --remove
     """
     check_levels(False, verbose)
     from hpcsamp.watchdog import STALL
