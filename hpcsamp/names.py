@@ -22,6 +22,7 @@ METHODS = Registry(
         "LocalReparameterisation",
         "mc_dropout": "hpcsamp.methods.mc_dropout:MCDropout",
         "sgld": "hpcsamp.methods.sgld:Chains",
+        "svgd": "hpcsamp.methods.svgd:SVGD",
         "swag": "hpcsamp.methods.swag:SWAG",
     },
     base="hpcsamp.methods:Method",

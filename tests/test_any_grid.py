@@ -41,6 +41,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "ensemble": (*ENSEMBLE, "optimizer.clip=1.0"),
     "anchored": (*ENSEMBLE, "method.anchored=true"),
     "sgld": SGLD,
+    "svgd": ("method.name=svgd", "optimizer.clip=0.5"),
     "swag": SWAG,
     "sharded": ("optimizer.sharded=true", "optimizer.clip=0.5"),
     "importance_weights": ("loss.name=importance_weighted_elbo", "data.shuffle=pool"),

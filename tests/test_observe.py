@@ -421,7 +421,7 @@ def test_functions_of_weights_and_items_run_and_nothing_is_changed_by_watching(x
 
 
 METHOD_NAMES = ["ensemble", "flipout", "ivon", "last_layer", "local_reparameterisation",
-                "mc_dropout", "mean_field", "sgld", "swag"]  # fmt: skip
+                "mc_dropout", "mean_field", "sgld", "svgd", "swag"]  # fmt: skip
 
 
 def made(name, module):

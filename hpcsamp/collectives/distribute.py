@@ -91,6 +91,7 @@ def distribute(
         check_buckets(buckets, method, updates)
         or _of_two_types(method)
         or updates.mismatch(optimizer, method)
+        or method.unfit(optimizer)
     )
     make_alike(method, optimizer, collectives, trouble, updates.placement, {"buckets": buckets})
     method.join(DataGroup(collectives, method.placement.modules))

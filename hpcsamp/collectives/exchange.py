@@ -104,6 +104,7 @@ class GradientExchange:
         self._held: Tensor | None = (
             None  # gradient of all ranks while a pass adds that of this rank
         )
+        self._undirected: Tensor | None = None  # gradient that a method has made directions of
         self._broken = False  # whether the gradient of any rank was not finite
 
     def _begin(self, _: Tensor) -> None:
@@ -177,6 +178,7 @@ class GradientExchange:
         closures = [a for a in (*args[1:], *kwargs.values()) if callable(a)]
         if not closures:
             self._finish()
+            self._direct()
             self._clip()
             return None
         self.updates.check_closure()
@@ -186,6 +188,7 @@ class GradientExchange:
                 with torch.enable_grad():
                     value = closure()
                 self._finish()
+                self._direct()
                 self._clip()
                 return self._mean(value)
 
@@ -226,13 +229,20 @@ class GradientExchange:
         grads = [p.grad for p in parameters_of(self.optimizer) if p.grad is not None]
         return all(bool(g.isfinite().all()) for g in grads)
 
+    def _direct(self) -> None:
+        if self.method.directs:
+            self._undirected = self.gradient.collect().clone()
+            self.method.direct(self.collectives, self._scale)
+
     def _clip(self) -> None:
-        if self.clip is None:
-            return
-        # torch's fused optimisers divide by a GradScaler's scale themselves
+        if self.clip is not None:
+            self.updates.clip(self.gradient, self.clip * self._scale)
+
+    @property
+    def _scale(self) -> float:
+        """Factor of a GradScaler by which torch's fused optimisers divide the gradient."""
         scale = getattr(self.optimizer, "grad_scale", None)
-        largest = self.clip * (1.0 if scale is None else float(scale))
-        self.updates.clip(self.gradient, largest)
+        return 1.0 if scale is None else float(scale)
 
     def _mean(self, value: Any) -> Any:
         """Return the mean value of a closure over the ranks, so that they decide alike."""
@@ -244,6 +254,9 @@ class GradientExchange:
 
     def _after_step(self, *_: Any) -> None:
         self._fresh = False
+        if self._undirected is not None:  # so that .grad may be added to, or used again
+            self.gradient.flat.copy_(self._undirected)
+            self._undirected = None
         self._state = self.gradient.state
         skipped = getattr(self.optimizer, "found_inf", None)
         if skipped is not None and float(skipped) > 0:  # a GradScaler skipped the step

@@ -17,6 +17,7 @@ from torch import Tensor
 from hpcsamp.collectives import Collectives
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
+from hpcsamp.grid.columns import Columns
 from hpcsamp.losses.about import Shared
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.likelihoods import Likelihood, Samples
@@ -106,24 +107,15 @@ class _Divided(torch.autograd.Function):
         ctx: Any, y: Tensor, score: Score, samples: int, group: Collectives, wants: bool
     ) -> Tensor:
         """Return the scores, and keep the gradient of each."""
-        ranks = range(group.sample_size)
-        rows = [len(share(samples, len(ranks), p)) for p in ranks]
-        columns = [share(y.shape[1], len(ranks), p) for p in ranks]
-        mine, inner = columns[group.sample_rank], y.shape[2:]
-        sent = [[s * len(c) * inner.numel() for c in columns] for s in rows]
-        flat = torch.cat([y[:, c.start : c.stop].reshape(-1) for c in columns])
-        found = group.all_to_all(flat, sent, "sample")
-        everyone = found.view(samples, len(mine), *inner).requires_grad_(wants)
+        columns = Columns(samples, y.shape[1], group)
+        mine = columns.mine
+        everyone = columns.from_rows(y).requires_grad_(wants)
         with torch.set_grad_enabled(wants):
             each = score(everyone)
             total = each.sum()
         if wants:
             (gradient,) = torch.autograd.grad(total, everyone)
-            returned = [list(row) for row in zip(*sent, strict=True)]
-            back = group.all_to_all(gradient.reshape(-1), returned, "sample")
-            parts = zip(back.split(sent[group.sample_rank]), columns, strict=True)
-            own = torch.cat([part.view(len(y), len(c), *inner) for part, c in parts], 1)
-            ctx.save_for_backward(own)
+            ctx.save_for_backward(columns.to_rows(gradient))
         whole = each.new_zeros(y.shape[1])
         whole[mine.start : mine.stop] = each.detach()
         return whole

@@ -10,11 +10,13 @@ from hpcsamp.methods.mc_dropout import MCDropout
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.registry import make
 from hpcsamp.methods.sgld import Chains
+from hpcsamp.methods.svgd import SVGD
 from hpcsamp.methods.swag import SWAG
 from hpcsamp.names import METHODS
 
 __all__ = [
     "METHODS",
+    "SVGD",
     "SWAG",
     "Chains",
     "Ensemble",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid.columns import SampleGroup
 from hpcsamp.grid.placement import REPLICATED, Replicated
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.observe import Observer
@@ -56,6 +57,8 @@ class Method(Shareable):
     makes_networks: ClassVar[bool] = False
     #: Whether training draws weight noise, which a resumed run must draw in the same form.
     trains_with_noise: bool = True
+    #: Whether :meth:`direct` changes gradients before a step.
+    directs: ClassVar[bool] = False
     #: Version of its draws other than those of weights, increased when they change, so that no run
     #: is resumed with different draws.
     draws: ClassVar[int] = 1
@@ -353,6 +356,23 @@ class Method(Shareable):
 
     def after_step(self) -> None:
         """Called after each step of the optimiser, when :attr:`step` has been advanced."""
+
+    def direct(self, group: SampleGroup, scale: float = 1.0) -> None:
+        """Replace the gradients of all ranks by directions, if the class sets :attr:`directs`.
+
+        Called once before each step. Collective over the world.
+
+        Parameters
+        ----------
+        group
+            The collectives.
+        scale
+            Factor that the gradients contain, of a ``GradScaler``.
+        """
+
+    def unfit(self, optimizer: torch.optim.Optimizer) -> UsageError | None:
+        """Return an error if this method cannot be trained by an optimiser."""
+        return None
 
     @property
     def optimizers(self) -> Mapping[str, Callable[..., torch.optim.Optimizer]]:

@@ -1,0 +1,158 @@
+"""SVGD: its published direction, the posterior of a linear model, any grid, refusals."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from test_truth import NOISE, PRIOR, N, data
+from torch import nn
+
+from hpcsamp.collectives import Alone, distribute
+from hpcsamp.errors import UsageError
+from hpcsamp.losses import ELBO, ExpectedNLL, Gaussian
+from hpcsamp.methods import SVGD
+
+
+def linear(member: int, inputs: int = 2) -> nn.Module:
+    torch.manual_seed(member)
+    return nn.Linear(inputs, 1, bias=False).double()
+
+
+def made(samples, make=linear, optimizer=torch.optim.SGD, lr=0.1, **settings):
+    """A method and its optimiser for the data of this file."""
+    method = SVGD(make, samples, prior_std=PRIOR, samples_per_pass=samples, **settings)
+    method.begin(N, 1, 1)
+    return method, distribute(optimizer(method.parameters(), lr=lr), Alone(), method)
+
+
+def regression(inputs=2):
+    x, y = data()
+    return x[:, :inputs], y
+
+
+def loss_of(method, x, y):
+    loss = ELBO(ExpectedNLL(Gaussian(NOISE)), N, memory="keep")
+    return loss(method, x, y, samples=method.samples)
+
+
+@pytest.mark.parametrize(("kernel", "inputs"), [("rbf", 1), ("imq", 2)])
+def test_moments_are_those_of_the_posterior(kernel, inputs):
+    """In closed form; source: Bishop 2006, section 3.3."""
+    x, y = regression(inputs)
+    precision = x.T @ x / NOISE**2 + torch.eye(inputs).double() / PRIOR**2
+    covariance = torch.linalg.inv(precision)
+    mean, std = (covariance @ x.T @ y / NOISE**2)[:, 0], covariance.diagonal().sqrt()
+    method, optimizer = made(
+        64, partial(linear, inputs=inputs), torch.optim.Adam, lr=0.2, kernel=kernel
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    for _ in range(200):
+        loss_of(method, x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    found = method.weights.detach()
+    assert ((found.mean(0) - mean).abs() / std).max() < 0.05
+    assert (found.std(0) / std - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("flow", "kernel", "bandwidth"),
+    [("stein", "rbf", "median"), ("stein", "imq", 0.7), ("wasserstein", "rbf", 0.3)],
+)
+def test_the_direction_is_the_published_one(flow, kernel, bandwidth):
+    """Kernel and its gradients by autograd, one pair after the other."""
+    method, optimizer = made(5, flow=flow, kernel=kernel, bandwidth=bandwidth, lr=0.1)
+    w = method.weights.detach().clone().requires_grad_()
+    x, y = regression()
+    each = ((w @ x.T - y[:, 0]) ** 2 / (2 * NOISE**2)).mean(1) + (w**2).sum(1) / (2 * N * PRIOR**2)
+    (g,) = torch.autograd.grad(each.sum(), w)
+    far = [(w[i] - w[j]).norm().item() for i in range(5) for j in range(i)]
+    h = sorted(far)[4:6] if bandwidth == "median" else bandwidth
+    h = (sum(h) / 2) ** 2 / math.log(5) if bandwidth == "median" else h
+
+    def pair(i, j):
+        """The kernel, and its gradients with respect to particles i and j."""
+        a, b = w[i].detach().requires_grad_(), w[j].detach().requires_grad_()
+        d = (a - b).square().sum() / h
+        k = (-d).exp() if kernel == "rbf" else (1 + d) ** -0.5
+        return k, *torch.autograd.grad(k, (a, b), retain_graph=True)
+
+    directions = []
+    for i in range(5):
+        found = [pair(i, j) for j in range(5)]
+        if flow == "stein":
+            wanted = sum(k * g[j] - of_j / N for j, (k, _, of_j) in enumerate(found)) / 5
+        else:
+            total = sum(k for k, _, _ in found)
+            wanted = g[i] + sum(of_i for _, of_i, _ in found) / (N * total)
+        directions.append(wanted)
+    before = method.weights.detach().clone()
+    loss_of(method, x, y).backward()
+    raw = method.weights.grad.clone()
+    optimizer.step()
+    assert torch.allclose(
+        (before - method.weights) / 0.1, torch.stack(directions), rtol=1e-12, atol=1e-13
+    )
+    assert torch.equal(method.weights.grad, raw)  # it may be added to, or used again
+    assert torch.allclose(raw, g, rtol=1e-12)
+
+
+class Shifted(nn.Module):
+    """A linear model with a shift that has no uncertainty."""
+
+    deterministic = ("shift",)
+
+    def __init__(self, member):
+        super().__init__()
+        self.shift = nn.Parameter(torch.full((1,), float(member)).double())
+        self.of = linear(member)
+
+    def forward(self, x):
+        return self.of(x) + self.shift
+
+
+def test_weights_without_uncertainty_follow_their_own_gradient():
+    method, optimizer = made(3, Shifted, bandwidth=0.5)
+    assert method.layout.names == ["shift", "of.weight"]
+    x, y = regression()
+    before = method.weights.detach().clone()
+    loss_of(method, x, y).backward()
+    raw = method.weights.grad.clone()
+    optimizer.step()
+    moved = (before - method.weights.detach()) / 0.1
+    assert torch.allclose(moved[:, 0], raw[:, 0], rtol=1e-12)
+    kernel = (-(torch.cdist(before[:, 1:], before[:, 1:]) ** 2) / 0.5).exp()
+    push = kernel.sum(1, keepdim=True) * before - kernel @ before
+    wanted = kernel @ raw / 3 - push * 2 / 0.5 / (3 * N)
+    assert torch.allclose(moved[:, 1:], wanted[:, 1:], rtol=1e-10)
+
+
+def test_what_it_cannot_be_trained_with_is_refused():
+    for given, words in (
+        ({"samples": 1}, "method.samples = 1: a kernel between particles needs at least 2"),
+        ({"flow": "stine"}, "method.flow = 'stine'; choose from stein, wasserstein"),
+        ({"kernel": "laplace"}, "method.kernel = 'laplace'; choose from rbf, imq"),
+        ({"kernel": "imq", "flow": "wasserstein"}, "method.kernel = 'imq' cannot estimate"),
+        ({"bandwidth": 0.0}, "method.bandwidth = 0.0 must be"),
+        ({"bandwidth": "mean"}, "method.bandwidth = 'mean' must be"),
+        ({"prior_std": -1.0}, "method.prior_std = -1.0 must be"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            SVGD(linear, **{"samples": 3} | given)
+    with pytest.raises(UsageError, match="'crps' combines all S samples"):
+        SVGD(linear, 3).check_loss("crps", False)
+    with pytest.raises(UsageError, match=r"call method\.begin"):
+        distribute(torch.optim.SGD((method := SVGD(linear, 3)).parameters()), Alone(), method)
+    with pytest.raises(UsageError, match=r"optimizer\.weight_decay = 0\.01 of AdamW would move"):
+        made(3, optimizer=torch.optim.AdamW)
+    with pytest.raises(UsageError, match="LBFGS"):
+        made(3, optimizer=torch.optim.LBFGS)
+    method, optimizer = made(5, lambda member: linear(member // 4))
+    x, y = regression()
+    loss_of(method, x, y).backward()
+    with pytest.raises(UsageError, match="median distance of the particles is 0"):
+        optimizer.step()
