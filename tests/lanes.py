@@ -24,6 +24,8 @@ LONG = (
     "test_training.py",
     "test_preemption.py",
 )
+#: Folders whose tests share what takes long to make, here a Slurm: each is one group, the first.
+FOLDERS = ("slurm",)
 #: Files of a pytest: more share what a session makes, fewer end together.
 TOGETHER = 10
 SLOWEST = ("--durations=12", "--durations-min=8")
@@ -31,11 +33,16 @@ NO_TESTS = 5  # exit code of pytest
 
 
 def groups(files: list[Path]) -> list[list[Path]]:
-    """Files of each pytest in the order in which they are started; each file is in one of them."""
-    first = [path for name in LONG for path in files if path.name == name]
+    """Files or folders of each pytest in the order of their start; each is in one of them."""
+    first = [path for name in (*FOLDERS, *LONG) for path in files if path.name == name]
     rest = sorted(set(files) - set(first), key=lambda path: (-path.stat().st_size, path.name))
     count = -(-len(rest) // TOGETHER)
     return [[path] for path in first] + [rest[i::count] for i in range(count)]
+
+
+def found() -> list[Path]:
+    """All files of tests, and the folders with more of them, which are given to pytest whole."""
+    return sorted([*HERE.glob("test_*.py"), *{path.parent for path in HERE.glob("*/test_*.py")}])
 
 
 def run(files: list[Path]) -> tuple[int, str]:
@@ -63,7 +70,7 @@ def main() -> int:
     """Exit code: 0 if all tests of all files passed."""
     begun, total, failed = time.monotonic(), Counter[str](), 0
     with ThreadPoolExecutor(int(os.environ.get("HPCSAMP_TEST_LANES", "2"))) as lanes:
-        jobs = [lanes.submit(run, files) for files in groups(sorted(HERE.glob("test_*.py")))]
+        jobs = [lanes.submit(run, files) for files in groups(found())]
         for job in as_completed(jobs):
             code, output = job.result()
             sys.stdout.write(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from patience import patient
 
-from hpcsamp.campaign import render, stages
+from hpcsamp.campaign import render, stages, start
 from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.schedulers.base import dependency
 from hpcsamp.campaign.selection import select
@@ -195,3 +196,53 @@ def test_a_stage_cannot_replace_a_variable_of_its_script(file):
                 words |= set(names.split(" in ")[0].split())
     assert {"told", "starts", "name_of_log"} <= words
     assert words <= RESERVED, words - RESERVED
+
+
+SECOND = """
+config = { best = "nll", of = "pipeline.toml" }
+commands = ['launch bash train.sh "$point" "${settings[@]}"']
+[product]
+"data.batch" = [32, 64]
+[site]
+name = "local"
+"""
+
+
+def finish(file: Path, number: int, batch: int) -> None:
+    """What a point leaves behind whose nll is its seed."""
+    point = Campaign(file).points[number]
+    folder = Campaign(file).folder / "points" / point.name
+    folder.mkdir(parents=True)
+    metrics = {"nll": point.values["seed"]}
+    summary = {"steps": 1, "parameters_sha256": "1" * 64, "metrics": metrics}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.toml").write_text(
+        f'seed = {point.values["seed"]}\n[data]\npath = "d"\nbatch = {batch}\n[model]\nname = "mlp"\n'
+    )
+
+
+def test_a_campaign_starts_from_the_best_of_another(file):
+    second = file.with_name("second.toml")
+    second.write_text(SECOND)
+    with pytest.raises(
+        UsageError, match=r"second.toml: config.of = pipeline.toml: no point is done"
+    ):
+        Campaign(second)
+    finish(file, 1, 7)  # its seed is 2
+    planned = Campaign(second)
+    assert planned.base["seed"] == 2
+    assert planned.base["data"]["batch"] == 7
+    start.keep(planned)
+    names = [p.name for p in planned.points]
+    finish(file, 2, 8)  # its seed is 1: a better one
+    assert [p.name for p in Campaign(second).points] == names  # it goes on as it was submitted
+    (planned.folder / start.COPY).unlink()
+    assert Campaign(second).base["seed"] == 1
+    second.write_text(SECOND.replace('"nll"', '"nll", highest = true'))
+    assert Campaign(second).base["seed"] == 2
+    second.write_text(SECOND.replace("pipeline", "second"))
+    with pytest.raises(UsageError, match=r"second.toml: .* it starts from itself"):
+        Campaign(second)
+    second.write_text(SECOND.replace("best =", "bst ="))
+    with pytest.raises(UsageError, match=r"config"):
+        Campaign(second)

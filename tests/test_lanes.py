@@ -7,10 +7,13 @@ import pytest
 
 
 def test_each_file_is_in_one_group():
-    files = sorted(lanes.HERE.glob("test_*.py"))
-    groups = lanes.groups(files)
-    assert sorted(path for group in groups for path in group) == files
-    assert [group[0].name for group in groups[: len(lanes.LONG)]] == list(lanes.LONG)
+    every = set(lanes.HERE.rglob("test_*.py"))
+    groups = lanes.groups(lanes.found())
+    taken = [path for group in groups for path in group]
+    assert len(taken) == len(set(taken))
+    assert every == {f for p in taken for f in ([p] if p.is_file() else p.rglob("test_*.py"))}
+    first = [*lanes.FOLDERS, *lanes.LONG]
+    assert [group[0].name for group in groups[: len(first)]] == first
     assert max(map(len, groups)) <= lanes.TOGETHER
 
 

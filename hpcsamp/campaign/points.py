@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcsamp import config
-from hpcsamp.campaign import axes, resources, site, spec
+from hpcsamp.campaign import axes, resources, site, spec, start
 from hpcsamp.campaign.expressions import Expression, parse
 from hpcsamp.campaign.keys import defaults, is_key, is_neutral, no_key
 from hpcsamp.campaign.store import Store
@@ -171,10 +171,7 @@ class Campaign:
     # Reading ----------------------------------------------------------------------------------
 
     def _read_base(self) -> dict[str, Any]:
-        name: str | Path = self.spec.config
-        if (self.root / name).is_file():
-            name = self.root / name
-        loaded = config.load(name, preset=self.spec.preset)
+        loaded = start.read(self.spec, self.file, self.root, self.folder)
         table = loaded.model_dump(mode="json", exclude_unset=True, exclude_none=True)
         for key, value in axes.read("set", self.spec.fixed).items():
             if not is_key(key):

@@ -49,12 +49,26 @@ class Collect(BaseModel):
     reach: list[Reach] = []
 
 
+class Start(BaseModel):
+    """``config = {...}``: the settings of the best finished point of another campaign."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    best: str = Field(description="metric, as for hpcsamp campaign best")
+    of: str = Field(description="the other campaign file, or FILE:STAGE")
+    highest: bool | None = Field(
+        None, description="whether higher is better (default: by the name of the metric)"
+    )
+
+
 class CampaignFile(BaseModel):
     """A campaign file. Paths are relative to ``root``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str = Field("", description="name of the campaign (default: name of the file)")
-    config: str = Field(description="base configuration: a TOML file or a packaged configuration")
+    config: str | Start = Field(
+        description="base configuration: a TOML file, a packaged configuration, or the best of "
+        "another campaign"
+    )
     preset: str | None = Field(None, description="preset of the base configuration")
     root: str = Field(
         ".",
@@ -166,7 +180,8 @@ def read(path: Path) -> CampaignFile:
             )
         if not product.isprintable() or product.startswith("-") or not product:
             raise UsageError(f"{path}: results = {shown(product)} is not a file name")
-    for key, text in (("root", spec.root), ("folder", spec.folder), ("config", spec.config)):
+    base = spec.config if isinstance(spec.config, str) else spec.config.of
+    for key, text in (("root", spec.root), ("folder", spec.folder), ("config", base)):
         if not text.isprintable():
             raise UsageError(f"{path}: {key} = {shown(text)} is not a file name")
     return spec

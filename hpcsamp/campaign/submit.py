@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpcsamp.campaign import provenance, render, runnable
+from hpcsamp.campaign import provenance, render, runnable, start
 from hpcsamp.campaign.mending import load, mend
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.schedulers import Element, Limits, SchedulerError, make
@@ -197,6 +197,7 @@ def submit(
         with store.writing():
             store.marks.mkdir(parents=True, exist_ok=True)
             store.points.mkdir(exist_ok=True)
+            start.keep(campaign)
             provenance.stamp(campaign, rendered.folder, chosen, rendered.hashes, rendered.edited)
         new = Submission(
             number=rendered.number,

@@ -15,17 +15,17 @@ import pytest
 from patience import patient
 
 from hpcsamp.sealing import text
+from slurm.cluster import ROOT
 
 CAMPAIGN = """
 config = "base.toml"
 evaluate = ""
 [product]
 seed = [1, 2, 3, 4]
-"method.samples" = [1, 2, 4]
-"data.batch" = [64, 128]
+"method.samples" = [1, 2]
 [derived]
-"optimizer.lr" = "1e12 if seed == 4 and method.samples == 2 and data.batch == 64 else 5e-3"
-"training.epochs" = "400 if seed == 1 and method.samples == 1 and data.batch == 64 else 1"
+"optimizer.lr" = "1e12 if seed == 4 and method.samples == 2 else 5e-3"
+"training.epochs" = "200 if seed == 1 and method.samples == 1 else 1"
 "training.evaluate_every" = "training.epochs"
 "training.checkpoint_every" = "100 if training.epochs > 1 else 0"
 [resources]
@@ -100,9 +100,9 @@ class Site:
 
 
 @pytest.mark.timeout(patient(600))
-def test_24_points_one_fails_and_one_is_killed(slurm, digits, tmp_path):
+def test_8_points_one_fails_and_one_is_killed(slurm, digits, tmp_path):
     site = Site(slurm, digits, tmp_path)
-    assert "submitted 24 points in 1 array" in site("submit")
+    assert "submitted 8 points in 1 array" in site("submit")
     counts, _ = site.status()
     assert counts.keys() <= {"queued", "running"}
     assert "nothing to submit" in site("submit")
@@ -111,28 +111,28 @@ def test_24_points_one_fails_and_one_is_killed(slurm, digits, tmp_path):
     )
     assert {p.parents[1] for p in saved} == {site.folder / "points" / site.name(1)}
     slurm.command("scancel", "--signal=KILL", "--full", f"{site.job()}_0")
-    assert site.wait() == {"done": 22, "failed": 1, "interrupted": 1}
+    assert site.wait() == {"done": 6, "failed": 1, "interrupted": 1}
     assert site.status()[1][1] == "interrupted"
     out = " ".join(site("status").split())
-    assert "24 points: 22 done, 1 failed, 1 interrupted" in out
+    assert "8 points: 6 done, 1 failed, 1 interrupted" in out
     assert "the loss is not finite" in out
 
     assert "submitted 2 points" in site("resume")
-    assert site.wait() == {"done": 23, "failed": 1}
+    assert site.wait() == {"done": 7, "failed": 1}
     log = (site.folder / "submissions" / "0002" / "log-00-0.txt").read_text()
     assert "resumed after step" in log  # not from the beginning
     assert "submitted 1 point " in site("resume")
-    assert site.wait() == {"done": 23, "failed": 1}
+    assert site.wait() == {"done": 7, "failed": 1}
     assert "nothing to submit" in site("submit")
 
     out = site("collect")
-    assert "23 rows of 24 points" in out
+    assert "7 rows of 8 points" in out
     [named] = [line for line in out.splitlines() if line.startswith("no result")]
-    assert "seed=4, method.samples=2, data.batch=64" in named
+    assert "seed=4, method.samples=2" in named
     rows = list(csv.DictReader((site.folder / "results.csv").read_text().splitlines()))
-    assert len(rows) == 23
+    assert len(rows) == 7
     assert all(0 <= float(r["valid.accuracy"]) <= 1 for r in rows)
-    assert "parameters are bitwise equal" in site("verify", "--random")
+    assert "parameters are bitwise equal" in site("verify", "3")  # a short one
 
 
 def test_what_the_cluster_does_not_allow_is_said_before(slurm, digits, tmp_path):
@@ -176,13 +176,15 @@ def test_a_slurm_that_does_not_answer(slurm, digits, tmp_path):
     message = site("submit", code=1)
     assert message.startswith("hpcsamp: error: scontrol")
     site.slurm = real
-    assert site.status()[0] == {"missing": 24}
+    assert site.status()[0] == {"missing": 8}
     assert not (site.folder / "campaign.json").exists()
 
 
 def test_jobs_that_were_not_noted_are_found_again(slurm, digits, tmp_path):
     """Killed between Slurm's answer and the note of it: nothing is submitted twice."""
-    sweep = CAMPAIGN.replace("seed = [1, 2, 3, 4]", "seed = [2]") + 'header = ["#SBATCH --hold"]\n'
+    sweep = (
+        CAMPAIGN.replace("seed = [1, 2, 3, 4]", "seed = [2, 3]") + 'header = ["#SBATCH --hold"]\n'
+    )
     site = Site(slurm, digits, tmp_path, sweep)
     site("submit")
     path = site.folder / "campaign.json"
@@ -194,18 +196,18 @@ def test_jobs_that_were_not_noted_are_found_again(slurm, digits, tmp_path):
     twin = Site(slurm, digits, (tmp_path / "twin"), sweep)
     twin("submit")
     other = json.loads((twin.folder / "campaign.json").read_text())["submissions"][0]["jobs"][0]
-    assert site.status()[0] == {"queued": 6}
+    assert site.status()[0] == {"queued": 4}
     assert json.loads(path.read_text())["submissions"][0]["jobs"][0]["job"] == job != other["job"]
     assert "JobHeldUser" in site("status")
     assert "cancelled point 1, point 2" in site("cancel", "--where", "point <= 2")
-    assert site.status()[0] == {"queued": 4, "missing": 2}
+    assert site.status()[0] == {"queued": 2, "missing": 2}
     assert f"cancelled {other['job']}" in twin("cancel")
-    assert site.status()[0] == {"queued": 4, "missing": 2}
+    assert site.status()[0] == {"queued": 2, "missing": 2}
     assert "submitted 2 points" in site("submit")
     assert "nothing to submit" in site("submit")
     assert slurm.command("squeue", "-h", "-o", "%F", "-j", job).split() == [job]
     assert job in site("cancel").removeprefix("cancelled ").strip().split(", ")
-    assert site.status()[0] == {"missing": 6}
+    assert site.status()[0] == {"missing": 4}
 
 
 TASK = """
@@ -280,3 +282,74 @@ def stage(site: Site, name: str) -> dict[str, int]:
     """Counts of a stage."""
     [line] = [s for s in site("status").splitlines() if f":{name}: " in s]
     return {s.split()[1]: int(s.split()[0]) for s in line.rpartition(": ")[2].split(", ")}
+
+
+def test_the_pipeline_of_the_examples(slurm, digits, tmp_path):
+    """Training, evaluation, prediction, a longer run from the best, and the report; then a look."""
+    example = (ROOT / "jobscripts" / "campaigns" / "pipeline.toml").read_text()
+    for there, here in (
+        ('config = "vit-digits"', 'config = "base.toml"'),
+        ('root = "../.."\nfolder = "runs/pipeline"\n', ""),
+        ('name = "local"', 'name = "slurm"'),
+    ):
+        assert there in example
+        example = example.replace(there, here)
+    site = Site(slurm, digits, tmp_path, example)
+    told = site("submit")
+    assert [s.split(":")[0] for s in told.splitlines()] == [
+        *("train", "evaluate", "predict", "longer", "report")
+    ]
+    shown = site("status", "--watch", "--every", "1")
+    assert "2 points: 2 done" in shown
+    for name in ("evaluate", "predict", "longer", "report"):
+        assert stage(site, name) == {"done": 2 if name in ("evaluate", "predict") else 1}, shown
+    [page] = (site.folder / "stages" / "report" / "points").glob("*/report/index.html")
+    [longer] = (site.folder / "stages" / "longer" / "points").iterdir()
+    assert longer.name in page.read_text() or str(longer) in page.read_text()
+    assert json.loads((longer / "summary.json").read_text())["steps"] == 3 * 19
+
+    told = site("logs", "--where", "seed == 2")
+    assert f"start 1 of {site.name(2)} on n" in told
+    assert site.name(1) not in told
+    path = tmp_path / "account.json"
+    site("account", "--json", str(path))
+    found = json.loads(path.read_text())
+    assert [p["starts"] for p in found["points"]] == [1, 1]
+    assert 0 < found["core_hours"] < found["core_hours_requested"] == pytest.approx(2 * 2 / 2)
+    site("report", "--out", str(tmp_path / "report"))
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert all(site.name(n) in text for n in (1, 2))
+
+
+SEARCH = """
+config = "base.toml"
+evaluate = ""
+[set]
+training.epochs = 1
+[search]
+metric = "nll"
+trials = 4
+at_once = 4
+[search.space]
+"optimizer.lr" = { low = 1e-4, high = 1e-2, log = true }
+[resources]
+time = "00:05:00"
+[site]
+name = "slurm"
+"""
+
+
+def test_a_search_whose_trials_are_jobs(slurm, digits, tmp_path):
+    pytest.importorskip("optuna")
+    site = Site(slurm, digits, tmp_path, SEARCH)
+    told = site("search", "--every", "1")
+    found = re.search(r"best: nll = (\S+) in trial (\d)", told)
+    assert found, told
+    assert site.status()[0] == {"done": 4}
+    site("collect")
+    rows = list(csv.DictReader((site.folder / "results.csv").read_text().splitlines()))
+    nll = [float(r["valid.nll"]) for r in rows]
+    assert min(nll) == pytest.approx(float(found[1]), rel=1e-5)
+    assert nll[int(found[2]) - 1] == min(nll)
+    for path in site.folder.glob("points/*/provenance.json"):
+        assert json.loads(path.read_text())["starts"][0]["launcher"].startswith("srun in job")
