@@ -217,31 +217,31 @@ def finish(file: Path, number: int, batch: int) -> None:
     summary = {"steps": 1, "parameters_sha256": "1" * 64, "metrics": metrics}
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.toml").write_text(
-        f'seed = {point.values["seed"]}\n[data]\npath = "d"\nbatch = {batch}\n[model]\nname = "mlp"\n'
+        f'seed = {point.values["seed"]}\n[data]\npath = "d"\nbatch = {batch}\n'
+        '[model]\nname = "mlp"\n'
     )
 
 
 def test_a_campaign_starts_from_the_best_of_another(file):
     second = file.with_name("second.toml")
     second.write_text(SECOND)
-    with pytest.raises(
-        UsageError, match=r"second.toml: config.of = pipeline.toml: no point is done"
-    ):
+    with pytest.raises(UsageError, match=r"second.toml: config.of = pipeline.toml: no point is"):
         Campaign(second)
     finish(file, 1, 7)  # its seed is 2
     planned = Campaign(second)
     assert planned.base["seed"] == 2
     assert planned.base["data"]["batch"] == 7
-    start.keep(planned)
     names = [p.name for p in planned.points]
     finish(file, 2, 8)  # its seed is 1: a better one
+    planned.folder.mkdir()
+    start.keep(planned)
     assert [p.name for p in Campaign(second).points] == names  # it goes on as it was submitted
     (planned.folder / start.COPY).unlink()
     assert Campaign(second).base["seed"] == 1
     second.write_text(SECOND.replace('"nll"', '"nll", highest = true'))
     assert Campaign(second).base["seed"] == 2
     second.write_text(SECOND.replace("pipeline", "second"))
-    with pytest.raises(UsageError, match=r"second.toml: .* it starts from itself"):
+    with pytest.raises(UsageError, match=r"second.toml: .* start from one another"):
         Campaign(second)
     second.write_text(SECOND.replace("best =", "bst ="))
     with pytest.raises(UsageError, match=r"config"):

@@ -171,7 +171,8 @@ class Campaign:
     # Reading ----------------------------------------------------------------------------------
 
     def _read_base(self) -> dict[str, Any]:
-        loaded = start.read(self.spec, self.file, self.root, self.folder)
+        self.source = start.source(self.spec, self.file, self.root, self.folder)
+        loaded = config.load(self.source, preset=self.spec.preset)
         table = loaded.model_dump(mode="json", exclude_unset=True, exclude_none=True)
         for key, value in axes.read("set", self.spec.fixed).items():
             if not is_key(key):

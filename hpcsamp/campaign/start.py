@@ -9,10 +9,10 @@ finish later elsewhere do not rename the points of this campaign.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcsamp import config
 from hpcsamp.campaign.spec import CampaignFile
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import write_whole
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 COPY = "start.toml"
 """Name of the copy in the campaign's folder."""
 
+_reading: ContextVar[tuple[Path, ...]] = ContextVar("_reading", default=())
+"""Campaign files whose base configuration is being looked for."""
 
-def read(spec: CampaignFile, file: Path, root: Path, folder: Path) -> config.RunConfig:
-    """Read the base configuration of a campaign.
+
+def source(spec: CampaignFile, file: Path, root: Path, folder: Path) -> str | Path:
+    """Return the file, or the name, of the base configuration of a campaign.
 
     Parameters
     ----------
@@ -39,36 +42,29 @@ def read(spec: CampaignFile, file: Path, root: Path, folder: Path) -> config.Run
     Raises
     ------
     UsageError
-        If it cannot be read, or the other campaign has no finished point with the metric.
+        If the other campaign cannot be read, or has no finished point with the metric.
     """
     if isinstance(spec.config, str):
         inside = root / spec.config
-        return config.load(inside if inside.is_file() else spec.config, preset=spec.preset)
-    return config.load(source(spec, file, root, folder), preset=spec.preset)
-
-
-def source(spec: CampaignFile, file: Path, root: Path, folder: Path) -> Path:
-    """Return the copy in the campaign's folder, or the configuration of the best point.
-
-    Raises
-    ------
-    UsageError
-        See :func:`read`.
-    """
-    assert not isinstance(spec.config, str)
+        return inside if inside.is_file() else spec.config
     if (folder / COPY).is_file():
         return folder / COPY
     from hpcsamp.campaign import stages
     from hpcsamp.campaign.best import best
     from hpcsamp.campaign.collect import collect
 
+    within = _reading.get()
+    where = f"{file}: config.of = {spec.config.of}"
+    if file.resolve() in within:
+        raise UsageError(f"{where}: the campaigns start from one another")
+    before = _reading.set((*within, file.resolve()))
     try:
         other = stages.load(root / spec.config.of)
         _, [row] = best(collect(other, ask_scheduler=False), spec.config.best, spec.config.highest)
     except (UsageError, DataError) as e:
-        raise UsageError(f"{file}: config.of = {spec.config.of}: {e}") from None
-    except RecursionError:
-        raise UsageError(f"{file}: config.of = {spec.config.of}: it starts from itself") from None
+        raise UsageError(f"{where}: {e}") from None
+    finally:
+        _reading.reset(before)
     return other.folder / "points" / str(row["folder"]) / "config.toml"
 
 
@@ -78,9 +74,12 @@ def keep(campaign: Campaign) -> None:
     Raises
     ------
     UsageError
-        If it cannot be read.
+        If it cannot be copied.
     """
-    if isinstance(campaign.spec.config, str) or (campaign.folder / COPY).is_file():
+    path, known = campaign.folder / COPY, isinstance(campaign.spec.config, str)
+    if known or campaign.needs or path.is_file():  # a stage has the base of its campaign
         return
-    best = source(campaign.spec, campaign.file, campaign.root, campaign.folder)
-    write_whole(campaign.folder / COPY, best.read_text())
+    try:
+        write_whole(path, Path(campaign.source).read_text())
+    except OSError as e:
+        raise UsageError(f"cannot copy {campaign.source} to {path}: {e.strerror}") from e
