@@ -30,6 +30,11 @@ COMMANDS = {
         "hpcsamp.cli.bench_reference:reference",
         "Compare held-out likelihoods with those of scikit-learn's models on small datasets.",
     ),
+    "sbc": (
+        "hpcsamp.cli.bench_sbc:sbc",
+        "Check posteriors by simulation-based calibration on linear regressions (Talts et al. "
+        "2018).",
+    ),
     "conformal": (
         "hpcsamp.cli.bench_conformal:conformal",
         "Measure the coverage of conformal intervals over many fits and over a drifting time "
