@@ -19,12 +19,16 @@ from hpcsamp.cli.posterior import (
     Uncalibrated,
     posterior_of,
 )
+from hpcsamp.cli.rollout import Items, Members, Perturb, Rollout, check_rollout
 
 
 def predict(
     run: Run,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="HDF5 file to write; for a table, a csv file.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="HDF5 file to write; for a table, a csv file; or a zarr store."
+        ),
     ],
     table: Annotated[
         Path | None,
@@ -42,6 +46,10 @@ def predict(
     keep_samples: Annotated[
         bool, typer.Option("--keep-samples", help="Also write the output of each weight sample.")
     ] = False,
+    rollout: Rollout = None,
+    members: Members = None,
+    items: Items = None,
+    perturb: Perturb = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
@@ -80,6 +88,8 @@ def predict(
     Runs in one process, or on all ranks under mpirun or srun: the ranks of a sample group share the
     weight samples, data groups share the items, and all ranks write.
 
+    With --rollout, forecasts of fields are written: the states of all members at all lead times.
+
     For a csv file, a copy is written with new columns: mean, standard deviations and quantiles of
     each row, or class probabilities. This runs in one process.
 
@@ -103,6 +113,13 @@ def predict(
             "--thousands": thousands or None,
             "--date-format": date_format,
         }
+        of_rollout = {"--members": members, "--items": items, "--perturb": perturb}
+        unused = {
+            "--quantiles": quantiles is not None,
+            "--keep-samples": keep_samples,
+            "--samples": samples is not None and members is not None,
+        }
+        check_rollout(rollout, of_rollout, unused, table)
         _check(table, out, data, split, notation, mpi().COMM_WORLD.Get_size())
     if table is not None:
         from hpcsamp.prediction.csv_file import form_of, predict_csv
@@ -124,17 +141,33 @@ def predict(
                     f"column {name!r}: {count} missing values are filled in as in training (the "
                     f"mean of a number, none of the categories)"
                 )
-            unused = result["unused"]
+            spare = result["unused"]
             typer.echo(
                 f"{result['items']} rows, {result['samples']} samples, {result['checkpoint']}: "
                 f"{out} has the new columns {joined(result['columns'])}"
-                + (f"; columns that the run does not use: {joined(unused)}" if unused else "")
+                + (f"; columns that the run does not use: {joined(spare)}" if spare else "")
             )
         return
     stalled = out.parent / f"{out.name}.{STALL}"
     with posterior_of(
-        run, settings, samples, checkpoint, stall, stalled, recalibrate=not uncalibrated
+        run, settings, members or samples, checkpoint, stall, stalled, recalibrate=not uncalibrated
     ) as posterior:
+        if rollout is not None:
+            from hpcsamp.prediction.rollout.forecast import forecast
+
+            told = forecast(
+                posterior, out, rollout, data=data, split=split, items=items,
+                perturb=perturb or 0.0, overwrite=overwrite,
+            )  # fmt: skip
+            if posterior.topology.is_root:
+                if json_file is not None:
+                    write_json(json_file, told)
+                if not quiet:
+                    typer.echo(
+                        f"{told['items']} items of {told['split']}, {told['members']} members, "
+                        f"{told['steps']} lead times, {told['checkpoint']}: {out}"
+                    )
+            return
         from hpcsamp.prediction.predict import predict as predict_run
 
         result = predict_run(

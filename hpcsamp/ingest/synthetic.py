@@ -74,7 +74,8 @@ class Synthetic(Source):
 class Shapes:
     """Arrays of a synthetic dataset: shape, type and units of ``x`` and ``y``, and the task.
 
-    The default ``task`` is classification if there are classes, else regression.
+    The default ``task`` is classification if there are classes, else regression; ``lead`` is the
+    time from input to target of a forecast.
     """
 
     x: tuple[tuple[int, ...], str, str]
@@ -84,6 +85,7 @@ class Shapes:
     class_names: tuple[str, ...] | None = None
     names: tuple[str, ...] = ()
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
+    lead: str = ""
 
 
 class Cifar10(Synthetic):
@@ -152,6 +154,7 @@ class Era5(Synthetic):
             ((len(CHANNELS), rows, columns), "<f4", ""),
             ((len(VARIABLES), rows, columns), "<f4", ""),
             coords=coords,
+            lead="6 h",
         )
 
     def item(self, split: str, item: int) -> Item:
@@ -232,5 +235,6 @@ def synthetic(
         source={"name": f"synthetic, like {like}", "seed": seed, "items": items},
         licence="CC0",
         coords=dict(shapes.coords),
+        meaning={"y": {"lead": shapes.lead}} if shapes.lead else {},
         seed=seed,
     )

@@ -139,7 +139,7 @@ class Evaluator:
         tally = self.task.tally(view)
         scores = self._no_scores() if full else None
         chains = self._chains(method, view) if full and method.chains else None
-        for batch in self._batches(method):
+        for batch in self.batches(method):
             p = self._predict(method, view, batch, batch.y, full, quantiles)
             tally.update(p, batch.y, batch.weight, batch.mask)
             if scores is not None:
@@ -184,7 +184,7 @@ class Evaluator:
         """
         view = self.view(method)
         scores = self._no_scores()
-        for batch in self._batches(method):
+        for batch in self.batches(method):
             p = self._predict(method, view, batch, None)
             self._keep(scores, replace(batch, mask=None), p)
         return self._gather(scores), {k: self.task.resolution(view, k) for k in scores}
@@ -216,7 +216,8 @@ class Evaluator:
         """Close the files."""
         self.loader.close()
 
-    def _batches(self, method: Method) -> Iterator[Batch]:
+    def batches(self, method: Method) -> Iterator[Batch]:
+        """Yield the batches of the split; before the first, prepare the method. Collective."""
         here.at(Phase.EVALUATION)
         for number, batch in enumerate(self.loader.epoch(0), 1):
             here.at(Phase.EVALUATION, number)

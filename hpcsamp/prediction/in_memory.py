@@ -89,7 +89,7 @@ def predict_items(
     values = {n: np.empty(layout.shape(n), v.dtype) for n, v in layout.variables.items()}
     size = min(batch or posterior.config.evaluation.batch, given.count)
     levels = tuple(quantiles)
-    batches = _batches(posterior, dataset, given, size)
+    batches = batches_of_given(posterior, dataset, given, size)
     targets = posterior.run.shapes.targets
     classes = max(of.classes or 2 for of in (*targets.parts.values(), targets))
     each = posterior.run.shapes.target_values * classes
@@ -149,7 +149,10 @@ def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
     )  # fmt: skip
 
 
-def _batches(posterior: Posterior, dataset: Dataset, given: Given, size: int) -> Iterator[Batch]:
+def batches_of_given(
+    posterior: Posterior, dataset: Dataset, given: Given, size: int
+) -> Iterator[Batch]:
+    """Yield batches of at most ``size`` items that were passed in Python, standardised. Serial."""
     device, dtype = posterior.topology.device, posterior.run.dtype
     convert = Converter(dataset, device, dtype, normalize=True)
     targets = {name: dataset.manifest.arrays[name] for name in dataset.targets}

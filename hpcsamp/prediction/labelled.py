@@ -9,7 +9,6 @@ import xarray as xr
 from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.in_memory import Predicted
 from hpcsamp.tasks.items import ITEM
-from hpcsamp.tasks.layout import FileVariable
 
 
 def labelled(found: Predicted, given: Given | None) -> xr.Dataset:
@@ -24,20 +23,15 @@ def labelled(found: Predicted, given: Given | None) -> xr.Dataset:
     coordinates: dict[str, Any] = {}
     for name, scale in layout.scales.items():
         dim = "item" if name == ITEM else name
-        coordinates[dim] = (dim, scale.values, _attributes(scale))
+        coordinates[dim] = (dim, scale.values, scale.facts)
     if given is not None and given.labels is not None:
         coordinates["item"] = ("item", given.labels, {})
     arrays: dict[str, Any] = {}
     for name, variable in layout.variables.items():
         dims = ["item" if d == ITEM else d for d in variable.dims]
         values = found.values[name] if variable.values is None else variable.values
-        arrays[name] = (dims, values, _attributes(variable))
+        arrays[name] = (dims, values, variable.facts)
     made = xr.Dataset(arrays, coordinates, layout.attributes)
     if given is not None and given.single:
         made = made.isel(item=0, drop=True)
     return made
-
-
-def _attributes(variable: FileVariable) -> dict[str, str]:
-    attributes = {"units": variable.units, "long_name": variable.description}
-    return {k: v for k, v in attributes.items() if v}

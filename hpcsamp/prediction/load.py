@@ -195,6 +195,53 @@ class LoadedPosterior(Posterior):
         found.layout.attributes.update(attributes(of.facts(), self.trained.manifest.uid))
         return labelled(found, items)
 
+    def rollout(
+        self,
+        x: Any,
+        steps: int,
+        members: int | None = None,
+        *,
+        times: Any = None,
+        perturb: float = 0.0,
+        split: str | None = None,
+    ) -> xr.Dataset:
+        """Return forecasts of fields: the network is applied to its own outputs ``steps`` times.
+
+        Parameters
+        ----------
+        x
+            Raw inputs, or the path of a dataset folder, as for :meth:`predict`.
+        steps
+            Number of lead times.
+        members
+            Number of members, each with a weight sample of its own that is kept over time; None for
+            :attr:`samples`.
+        times
+            UTC time of each item of ``x``, as datetime64, for features of the time of day and year.
+        perturb
+            Standard deviation of the normal noise that each member but the first adds to its
+            initial state, in standard deviations of each variable.
+        split
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``forecast`` with the dimensions ``init_time`` (or ``item``), ``member``, ``lead_time``,
+            ``variable`` and those of the grid, in the units of the data.
+
+        Raises
+        ------
+        DataError
+            If the items do not fit the run, or forcings are not known at all lead times.
+        UsageError
+            If the outputs are not variables of the input, or the method cannot draw this number of
+            members.
+        """
+        from hpcsamp.prediction.rollout.in_python import rollout
+
+        return rollout(self.with_samples(members), x, steps, times, perturb, split)
+
     def sample(self, count: int) -> dict[str, Tensor]:
         """Return the weights of the network in the first prediction samples.
 

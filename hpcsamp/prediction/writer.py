@@ -276,10 +276,7 @@ def _dataset(
         kind = h5py.h5t.py_create(np.dtype(variable.dtype))
         h5py.h5d.create(f.id, name.encode(), kind, h5py.h5s.create_simple(shape), plan)
         data = f[name]
-    if variable.units:
-        data.attrs["units"] = variable.units
-    if variable.description:
-        data.attrs["long_name"] = variable.description
+    data.attrs.update(variable.facts)
     return data
 
 

@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     MODULE = 16  # draws of a module itself in training
     PREDICT_MODULE = 17  # draws of a module itself in prediction, at step 0
     OBSERVATIONS = 18  # observations drawn from the posterior predictive: (sample,)
+    PERTURB = 19  # perturbation of initial states of a rollout: (member,); place: item
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:

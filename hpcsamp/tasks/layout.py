@@ -27,6 +27,8 @@ class FileVariable:
     slab
         Shape of the slabs in which an item is stored, one number for each axis but the first; None
         if an item is stored whole.
+    standard_name
+        Name of the quantity in CF conventions.
     """
 
     dims: tuple[str, ...]
@@ -35,6 +37,17 @@ class FileVariable:
     description: str = ""
     values: np.ndarray | None = None
     slab: tuple[int, ...] | None = None
+    standard_name: str = ""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Attributes of the array in a file: those that are known."""
+        known = {
+            "units": self.units,
+            "long_name": self.description,
+            "standard_name": self.standard_name,
+        }
+        return {k: v for k, v in known.items() if v}
 
 
 @dataclass

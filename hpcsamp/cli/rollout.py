@@ -1,0 +1,54 @@
+"""``hpcsamp predict --rollout``: its options, and the command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Rollout = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Forecast this many steps ahead: the network is applied to its own outputs, and the "
+        "states of all members are written to a .zarr store or .h5 file.",
+    ),
+]
+Members = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Members of a rollout, one weight sample each (default: as --samples)."
+    ),
+]
+Items = Annotated[
+    int | None,
+    typer.Option(min=1, help="Items that a rollout starts from, from the first (default: all)."),
+]
+Perturb = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Normal noise that each member of a rollout but the first adds to its initial state, "
+        "in standard deviations (default: 0).",
+    ),
+]
+
+
+def check_rollout(
+    rollout: int | None, own: Mapping[str, Any], others: Mapping[str, Any], table: Path | None
+) -> None:
+    """Refuse options of a rollout without one, and options of other predictions with one."""
+    from hpcsamp.errors import UsageError
+
+    if rollout is None:
+        for option, value in own.items():
+            if value is not None:
+                raise UsageError(f"{option} is for forecasts: add --rollout STEPS")
+        return
+    if table is not None:
+        raise UsageError(f"--rollout needs a dataset of fields (--data DIR), not the table {table}")
+    for option, value in others.items():
+        if value:
+            raise UsageError(f"{option} has no effect on --rollout, which writes all members")

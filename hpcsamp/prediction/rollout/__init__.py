@@ -1,0 +1,1 @@
+"""Forecasts to any lead time: a network is applied to its own outputs again and again."""

@@ -1,0 +1,173 @@
+"""Roll out a run from the items of a split: members over sample ranks, items over data groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hpcsamp.data import Batch, Dataset
+from hpcsamp.data.batch import Converter
+from hpcsamp.data.order import GlobalBatch
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.grid import together
+from hpcsamp.prediction.evaluator import Evaluator
+from hpcsamp.prediction.file_attributes import attributes, precision
+from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.predict import alone
+from hpcsamp.prediction.rollout.clock import clock_of
+from hpcsamp.prediction.rollout.layout import forecast_layout
+from hpcsamp.prediction.rollout.march import March
+from hpcsamp.prediction.rollout.stores import Store, check_out, open_store
+
+
+def forecast(
+    posterior: Posterior,
+    out: Path,
+    steps: int,
+    *,
+    data: str | Path | None = None,
+    split: str | None = None,
+    items: int | None = None,
+    perturb: float = 0.0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Roll out ``steps`` steps from items of a split and write all states. Collective.
+
+    Parameters
+    ----------
+    posterior
+        Posterior with one sample for each member of the ensemble.
+    out
+        A ``.zarr`` store or an ``.h5`` file.
+    data, split
+        See :meth:`Posterior.open`.
+    items
+        Number of items, from the first; None for all.
+    perturb
+        See :class:`March`.
+
+    Returns
+    -------
+    dict
+        Facts of the forecast.
+
+    Raises
+    ------
+    DataError, UsageError
+        If the run cannot be rolled out, or forcings do not reach so far; on every rank.
+    """
+    world = posterior.topology.world
+    with together(world):
+        check_steps(steps, perturb)
+        if posterior.topology.is_root:
+            check_out(out, overwrite)
+        dataset = posterior.open(data, split)
+        count = check_items(items, dataset)
+    with ExitStack() as stack:
+        lock = alone(stack, posterior.topology, out)
+        evaluator = posterior.evaluator(dataset)
+        stack.callback(evaluator.close)
+        march = march_of(posterior, evaluator, perturb)
+        with together(world):
+            march.check(np.arange(count), steps)
+        facts = {
+            "dataset": str(dataset.path), "split": dataset.split, **posterior.facts(),
+            "members": posterior.samples, "perturb": perturb,
+        }  # fmt: skip
+        layout = forecast_layout(
+            march.channels, march.clock, march.view.units, count, posterior.samples, steps,
+            precision(posterior), attributes(facts, dataset.uid),
+        )  # fmt: skip
+        store = open_store(out, layout, posterior.topology, overwrite, lock)
+        try:
+            write_all(march, evaluator, count, steps, store)
+            store.finish()
+        except BaseException:
+            store.abandon()
+            raise
+    return {**facts, "file": str(out), "items": count, "steps": steps, "notes": dataset.notes}
+
+
+def check_steps(steps: int, perturb: float) -> None:
+    """Refuse a rollout of no steps, or a negative perturbation.
+
+    Raises
+    ------
+    UsageError
+        If there is one.
+    """
+    if steps < 1:
+        raise UsageError(f"--rollout {steps}: at least 1 step is needed")
+    if not perturb >= 0:
+        raise UsageError(f"--perturb {perturb:g} must be at least 0")
+
+
+def check_items(items: int | None, dataset: Dataset) -> int:
+    """Return the number of items to roll out.
+
+    Raises
+    ------
+    UsageError
+        If the split has fewer.
+    """
+    if items is not None and not 1 <= items <= dataset.count:
+        raise UsageError(f"--items {items}: {dataset.split} has {dataset.count} items")
+    return dataset.count if items is None else items
+
+
+def march_of(posterior: Posterior, evaluator: Evaluator, perturb: float) -> March:
+    """Prepare a rollout from the items of a split. Collective."""
+    view, coordinates = evaluator.view(posterior.method), evaluator.coordinates
+    with together(posterior.topology.world):
+        if "y" not in coordinates:
+            raise DataError("--rollout needs a dataset with one target")
+        dataset = evaluator.dataset
+        clock = clock_of(dataset.manifest, coordinates["y"].per_item)
+        return March(posterior, view, clock, partial(inputs_at, posterior, dataset), perturb)
+
+
+def write_all(march: March, evaluator: Evaluator, count: int, steps: int, store: Store) -> None:
+    """Roll out the first ``count`` items of a split into a store. Collective."""
+    topology, members = march.posterior.topology, march.mine
+    for batch, own in batches(evaluator, march.posterior, count):
+        with together(topology.world):
+            for lead, state in march.run(batch.x, batch.index, steps):
+                store.write(batch.index[own], members, lead, as_written(state, own))
+
+
+def as_written(state: Tensor, own: np.ndarray) -> np.ndarray:
+    """Return ``(n, s, V, ...)`` for the states ``(s, B, V, ...)`` of the items in ``own``."""
+    values: np.ndarray = state.transpose(0, 1).cpu().numpy()[own]
+    return values
+
+
+def batches(
+    evaluator: Evaluator, posterior: Posterior, count: int
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield batches with the positions of those items that are among the first ``count``."""
+    done = 0
+    for batch in evaluator.batches(posterior.method):
+        if done >= count:
+            return
+        yield batch, np.flatnonzero(batch.true & (batch.index < count))
+        done += evaluator.loader.order.batch
+
+
+def read_items(posterior: Posterior, dataset: Dataset, items: Sequence[int] | np.ndarray) -> Batch:
+    """Read some items with the standardisation of the run, in the order of batches. Serial."""
+    convert = Converter(dataset, posterior.topology.device, posterior.run.dtype, normalize=True)
+    at = np.asarray(items, np.int64)
+    raw = dict(zip(("x", "y"), dataset.read(at), strict=True))
+    return convert(GlobalBatch(at, np.ones(len(at))), len(at), raw)
+
+
+def inputs_at(posterior: Posterior, dataset: Dataset, items: np.ndarray) -> Tensor:
+    """Read standardised inputs; rows of padding, whose item is -1, get the first item's."""
+    x: Tensor = read_items(posterior, dataset, np.maximum(items, 0)).x
+    return x

@@ -1,0 +1,134 @@
+"""Rollouts: a network is applied to its own outputs, on any grid, and written for xarray."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import hpcsamp as hs
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.fields import features
+from hpcsamp.prediction.rollout.clock import parse_times
+
+TRAIN = ["--preset", "tiny", "--data", "synthetic", "-q"]
+SETTINGS = ["training.precision=float64", "training.steps=2", "data.synthetic.items=40"]
+FORECAST = ["--rollout", "3", "--members", "3", "--perturb", "0.1", "--items", "3"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, commands):
+    """A run, and its forecast by one process."""
+    folder = tmp_path_factory.mktemp("rollout")
+    sets = [word for setting in SETTINGS for word in ("--set", setting)]
+    done = commands(
+        1,
+        ["train", "mixer-era5", *TRAIN, *sets, "--output", "run"],
+        ["predict", "run", *FORECAST, "--out", "one.zarr", "--json", "one.json", "-q"],
+        cwd=folder,
+    )
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_forecasts_do_not_depend_on_the_grid(place, commands):
+    grids = [("samples", "world"), ("data", "none")]
+    lines = [
+        ["predict", "run", *FORECAST, "--out", f"{name}.{ending}", "--set",
+         f"parallel.samples={value}", "--json", f"{name}.json", "-q"]
+        for (name, value), ending in zip(grids, ("zarr", "h5"), strict=True)
+    ]  # fmt: skip
+    done = commands(2, *lines, cwd=place, timeout=120)
+    assert done.code == 0, done.err
+    one = xr.open_zarr(place / "one.zarr", decode_timedelta=True)
+    others = [
+        xr.open_zarr(place / "samples.zarr", decode_timedelta=True),
+        xr.open_dataset(place / "data.h5", engine="h5netcdf", decode_timedelta=True),
+    ]
+    for other in others:
+        assert one.forecast.dims == other.forecast.dims
+        assert list(other.variable.values) == list(one.variable.values)
+        np.testing.assert_allclose(other.forecast, one.forecast, rtol=1e-10, atol=1e-10)
+    for name, _ in grids:
+        assert json.loads((place / f"{name}.json").read_text())["items"] == 3
+
+
+def test_a_forecast_opens_with_its_coordinates(place):
+    one = xr.open_zarr(place / "one.zarr", decode_timedelta=True)
+    assert one.forecast.dims == (
+        "init_time", "member", "lead_time", "variable", "latitude", "longitude",
+    )  # fmt: skip
+    assert list(one.lead_time.values / np.timedelta64(1, "h")) == [6, 12, 18]
+    assert one.init_time.dtype.kind == "M"
+    assert one.latitude.attrs == {"units": "degrees_north", "standard_name": "latitude"}
+    assert one.variable.values[3] == "2m_temperature"
+    assert np.isfinite(one.forecast.values).all()
+
+
+def test_each_step_is_a_prediction_from_the_last_state(place, monkeypatch):
+    """A step in other hands: the network of each member on inputs that are put together here."""
+    monkeypatch.chdir(place)
+    posterior = hs.load(place / "run")
+    data = posterior.open(None, "test")
+    x = data.read(range(2))[0].astype(float)
+    times = np.datetime64("2000-01-01T00", "s") + np.arange(2) * np.timedelta64(3, "h")
+    found = posterior.rollout(x, 3, 2, times=times)
+    assert (found.init_time.values == times).all()
+    stats = data.manifest.stats
+    mean, std = (np.asarray(v)[:, None, None] for v in (stats["x"].mean, stats["x"].std))
+    to, by = (np.asarray(v)[:, None, None] for v in (stats["y"].mean, stats["y"].std))
+    latitude, longitude = found.latitude.values, found.longitude.values
+    import torch
+
+    for member in range(2):
+        network, state = posterior.with_samples(2).module(member), x.copy()
+        for lead in range(3):
+            scaled = torch.from_numpy((state - mean) / np.where(std > 0, std, 1))
+            with torch.no_grad():
+                out = network(scaled).numpy() * by + to
+            np.testing.assert_allclose(found.forecast[:, member, lead], out, rtol=1e-8, atol=1e-8)
+            state[:, :69] = out
+            state[:, -4:] = [
+                features(latitude, longitude, t + (lead + 1) * np.timedelta64(6, "h"))
+                for t in times
+            ]
+
+
+def test_what_cannot_be_rolled_out(place, monkeypatch):
+    monkeypatch.chdir(place)
+    posterior = hs.load(place / "run")
+    x = posterior.open(None, "test").read(range(2))[0]
+    with pytest.raises(DataError, match=r"--rollout 2: the input 'solar_time_cos' .* 1 lead time"):
+        posterior.rollout(x, 2)
+    with pytest.raises(UsageError, match=r"times has shape \(1,\), but there are 2 items"):
+        posterior.rollout(x, 2, times=["2000-01-01"])
+    axes = posterior.trained.axes
+    strange = [*axes["y"]]
+    strange[0] = type(strange[0])("target_channel", np.asarray(["rain"] * 69, object))
+    axes["y"] = strange
+    with pytest.raises(UsageError, match=r"the output 'rain' is not a variable of the input"):
+        posterior.rollout(x, 1)
+
+
+def test_options_of_rollouts(place, refusals):
+    predict = ["predict", "run", "--out"]
+    one, two, three = refusals(
+        1,
+        [*predict, "a.zarr", "--members", "3"],
+        [*predict, "a.csv", "--rollout", "3"],
+        [*predict, "one.zarr", "--rollout", "3"],
+        cwd=place,
+    )
+    assert "--members is for forecasts: add --rollout STEPS" in one.err
+    assert "a.csv" in two.err
+    assert "one.zarr already exists" in three.err
+
+
+def test_units_of_times():
+    assert parse_times(np.asarray([1.5]), "days since 1900-01-01")[0] == np.datetime64(
+        "1900-01-02T12"
+    )
+    with pytest.raises(DataError, match="times have units 'fortnights'"):
+        parse_times(np.asarray([1.0]), "fortnights")
