@@ -67,6 +67,10 @@ COMMANDS = {
         "hpcsamp.cli.report:report",
         "Write a page with the learning curves, calibration and most uncertain items of a run.",
     ),
+    "export": (
+        "hpcsamp.cli.export:export",
+        "Write the metrics of a run as files of TensorBoard, MLflow or Weights & Biases.",
+    ),
     "campaign": (
         "hpcsamp.cli.campaign:app",
         "Plan, submit and collect many runs described by one campaign file.",

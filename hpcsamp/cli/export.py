@@ -1,0 +1,47 @@
+"""``hpcsamp export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcsamp.cli.options import AcceptEdits
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[str, typer.Option(help="tensorboard, mlflow or wandb (offline).")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the files (default: the name of --to)."),
+    ] = None,
+    accept_edits: AcceptEdits = False,
+) -> None:
+    """Write the metrics of a run as files of TensorBoard, MLflow or Weights & Biases.
+
+    Works after a job or beside it, and may be repeated: the tracker shows one run.
+
+    Examples:
+
+        hpcsamp export runs/a --to tensorboard --out boards
+
+        hpcsamp export runs/a --to wandb
+    """
+    from hpcsamp.errors import UsageError
+    from hpcsamp.report import trackers
+    from hpcsamp.spelling import suggest
+
+    if to not in trackers.TRACKERS:
+        raise UsageError(
+            f"--to {to}: there is no such tracker{suggest(to, trackers.TRACKERS)}; choose from "
+            f"{', '.join(trackers.TRACKERS)}"
+        )
+    folder = trackers.export(run, to, out or Path(to))
+    how = {
+        "tensorboard": f"tensorboard --logdir {folder}",
+        "mlflow": f"mlflow ui --backend-store-uri sqlite:///{folder / 'mlflow.db'}",
+        "wandb": f"wandb sync {folder}/offline-run-*",
+    }[to]
+    typer.echo(f"to look at it: {how}")
