@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import struct
+import sys
 
 import pytest
 
 from hpcsamp.errors import UsageError
 from hpcsamp.report import trackers
+from hpcsamp.training.recording import Recording
 
 EVENTS = [
     {"event": "train", "step": 1, "epoch": 0, "loss": 2.5, "seconds": 0.1},
     {"event": "valid", "step": 4, "epoch": 0, "nll": 0.75, "accuracy": 0.5},
     {"event": "train", "step": 5, "epoch": 1, "loss": 1.5, "seconds": 0.1},
 ]
+LOSS = [(1, 2.5), (5, 1.5)]
 
 
 @pytest.fixture
@@ -30,58 +32,109 @@ def write(folder, events):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
 
 
-def scalars(file):
-    """The scalars of a TensorBoard event file: records of length, checksum, event, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+class At:
+    """What a moment of a run says of its folder."""
 
-    content, found = file.read_bytes(), {}
-    while content:
-        [size] = struct.unpack("<Q", content[:8])
-        event = Event.FromString(content[12 : 12 + size])
-        for value in event.summary.value:
-            if value.WhichOneof("value") == "simple_value":
-                found[value.tag, event.step] = value.simple_value
-        content = content[16 + size :]
-    return found
+    is_root = True
+
+    def __init__(self, folder):
+        self.folder = folder
 
 
-def test_an_export_to_tensorboard_may_be_repeated(run, tmp_path):
-    pytest.importorskip("tensorboardX", reason="hpcsamp[tensorboard] is not installed")
+def recorded(run, name):
+    """Write in two starts, the second of which repeats a step; files are those of the last."""
     for number in (2, 3):
+        recording = Recording([name])
+        write(run, EVENTS[:1])
+        recording.begin(At(run))
         write(run, EVENTS[:number])
-        trackers.export(run, "tensorboard", tmp_path / "out")
-        [file] = (tmp_path / "out" / "a-a").iterdir()
-        found = scalars(file)
-        assert found["valid/nll", 4] == 0.75
-        assert ("train/loss", 5) in found if number == 3 else ("train/loss", 5) not in found
-        assert len(found) == {2: 6, 3: 9}[number]
+        recording.after_evaluation(At(run))
+        if number == 3:  # the first start was killed
+            recording.end(At(run))
 
 
-def test_an_export_to_mlflow_may_be_repeated(run, tmp_path):
-    tracking = pytest.importorskip("mlflow.tracking", reason="hpcsamp[mlflow] is not installed")
+def exported(run, name):
     for number in (2, 3, 3):
         write(run, EVENTS[:number])
-        trackers.export(run, "mlflow", tmp_path / "out")
-    client = tracking.MlflowClient(f"sqlite:///{tmp_path}/out/mlflow.db")
-    experiment = client.get_experiment_by_name("hpcsamp").experiment_id
-    [found] = client.search_runs([experiment])
+        trackers.export(run, name, run / name)
+
+
+WAYS = pytest.mark.parametrize("written", [recorded, exported])
+
+
+@WAYS
+def test_tensorboard_reads_every_value_once(written, run):
+    pytest.importorskip("tensorboard", reason="hpcsamp[tensorboard] is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    written(run, "tensorboard")
+    found = EventAccumulator(str(run / "tensorboard" / "a-a"))
+    found.Reload()
+    assert [(s.step, s.value) for s in found.Scalars("train/loss")] == LOSS
+    assert [(s.step, s.value) for s in found.Scalars("valid/nll")] == [(4, 0.75)]
+    assert len(found.Tags()["scalars"]) == 6
+
+
+@WAYS
+def test_mlflow_reads_every_value_once(written, run):
+    tracking = pytest.importorskip("mlflow.tracking", reason="hpcsamp[mlflow] is not installed")
+    written(run, "mlflow")
+    client = tracking.MlflowClient((run / "mlflow").as_uri())
+    [found] = client.search_runs([client.get_experiment_by_name("hpcsamp").experiment_id])
     assert found.data.params["model.name"] == "mlp"
+    assert found.info.run_name == "a"
     history = client.get_metric_history(found.info.run_id, "train/loss")
-    assert [(m.step, m.value) for m in history] == [(1, 2.5), (5, 1.5)]
+    assert [(m.step, m.value) for m in history] == LOSS
 
 
-def test_an_export_to_wandb_is_an_offline_run(run, tmp_path):
-    pytest.importorskip("wandb", reason="hpcsamp[wandb] is not installed")
-    folder = trackers.export(run, "wandb", tmp_path / "out")
-    [offline] = folder.glob("offline-run-*")
-    content = (offline / "run-a.wandb").read_bytes()
-    assert b"valid/nll" in content
-    assert b"0.75" in content
+def test_wandb_reads_an_offline_run(run, tmp_path):
+    datastore = pytest.importorskip(
+        "wandb.sdk.internal.datastore", reason="hpcsamp[wandb] is not installed"
+    )
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    trackers.export(run, "wandb", tmp_path / "out")
+    [file] = (tmp_path / "out" / "wandb").glob("offline-run-*/run-a.wandb")
+    store, found = datastore.DataStore(), []
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = Record.FromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            found.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
+    assert [(f["_step"], f.get("train/loss"), f.get("valid/nll")) for f in found] == [
+        (1, 2.5, None),
+        (4, None, 0.75),
+    ]
+
+
+def test_the_trackers_of_a_job_start_no_process(run):
+    """A fork under MPI may corrupt the memory of its network."""
+    started = []
+
+    def hook(event, arguments):
+        if event in ("os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen", "os.system"):
+            started.append((event, arguments))
+
+    names = []
+    for name in ("tensorboard", "mlflow"):
+        try:
+            trackers.installed(name)
+        except UsageError:
+            continue
+        names.append(name)
+    sys.addaudithook(hook)
+    for name in names:
+        recorded(run, name)
+    assert started == []
+    assert names, "no tracker is installed"
 
 
 def test_what_cannot_be_exported(run, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"has no metrics\.jsonl: is it the folder of a run\?"):
         trackers.export(tmp_path, "tensorboard", tmp_path / "out")
-    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'hpcsamp\[tensorboard\]'"):
         trackers.export(run, "tensorboard", tmp_path / "out")
+    with pytest.raises(UsageError, match=r"pip install 'hpcsamp\[mlflow\]'"):
+        Recording(["mlflow"])

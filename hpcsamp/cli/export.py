@@ -38,10 +38,12 @@ def export(
             f"--to {to}: there is no such tracker{suggest(to, trackers.TRACKERS)}; choose from "
             f"{', '.join(trackers.TRACKERS)}"
         )
-    folder = trackers.export(run, to, out or Path(to))
+    folder = out or Path(to)
+    trackers.export(run, to, folder)
     how = {
         "tensorboard": f"tensorboard --logdir {folder}",
-        "mlflow": f"mlflow ui --backend-store-uri sqlite:///{folder / 'mlflow.db'}",
-        "wandb": f"wandb sync {folder}/offline-run-*",
+        "mlflow": "MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri "
+        + folder.resolve().as_uri(),
+        "wandb": f"wandb sync {folder}/wandb/offline-run-*",
     }[to]
     typer.echo(f"to look at it: {how}")

@@ -16,6 +16,7 @@ from hpcsamp.config.sections.method import MethodSection
 from hpcsamp.config.sections.model import ModelSection
 from hpcsamp.config.sections.optimizer import OptimizerSection
 from hpcsamp.config.sections.parallel import ParallelSection
+from hpcsamp.config.sections.record import RecordSection
 from hpcsamp.config.sections.schedule import ScheduleSection
 from hpcsamp.config.sections.task import TaskSection
 from hpcsamp.config.sections.training import TrainingSection
@@ -37,6 +38,7 @@ class RunConfig(Section):
     parallel: ParallelSection = ParallelSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    record: RecordSection = RecordSection()
 
     @field_validator("task", mode="before")
     @classmethod

@@ -10,15 +10,16 @@ from hpcsamp.names import CALLBACKS
 from hpcsamp.run.schedule import Schedule
 from hpcsamp.training.callbacks import Callback
 from hpcsamp.training.patience import Patience
+from hpcsamp.training.recording import Recording
 
 
 def callbacks_of(config: RunConfig) -> list[Callback]:
-    """Create the callbacks of a configuration: early stopping, and those named by the user.
+    """Create the callbacks of a configuration: early stopping, those named by the user, trackers.
 
     Raises
     ------
     UsageError
-        If a class is not a callback, or its arguments are wrong.
+        If a class is not a callback, or its arguments are wrong; or a tracker is not installed.
     """
     c = config.training
     found: list[Callback] = [] if c.patience is None else [Patience(c.patience, c.min_delta)]
@@ -28,6 +29,8 @@ def callbacks_of(config: RunConfig) -> list[Callback]:
         kind = CALLBACKS.find(name)
         made: Callback = arguments.construct("training.callbacks", str(name), kind, table)
         found.append(made)
+    if config.record.to:  # last, so that it is called after what the others do
+        found.append(Recording(config.record.to))
     return found
 
 
