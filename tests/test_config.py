@@ -187,7 +187,7 @@ FREE = {
     "optimizer": {"sharded"},
     "parallel": {"samples", "model", "collectives", "device", "buckets"},
     "training": {
-        "compile", "steps", "evaluate_every", "checkpoint_every", "checkpoint_behind", "keep",
+        "compile", "graphs", "steps", "evaluate_every", "checkpoint_every", "checkpoint_behind", "keep",
         "log_every", "memory_check", "time_limit", "time_margin", "stall", "patience", "min_delta",
         "callbacks",
     },

@@ -114,6 +114,49 @@ assert hs.choose(topology, "mpi").name == "mpi"
     assert done.code == 0, done.err
 
 
+GRAPHS = "--set=training.graphs=true"
+LINEAR = (*SHORT, CUDA, "--set=loss.name=expected_nll")
+
+
+@pytest.mark.parametrize("method", ["mean_field", "mc_dropout"])
+def test_graphs_compute_what_a_run_without_them_does(commands, small, tmp_path, method):
+    settings = (*LINEAR, f"--set=method.name={method}", "--set=training.checkpoint_every=5")
+    done = commands(
+        1,
+        ["train", small, "--output", tmp_path / "eager", *settings],
+        ["train", small, "--output", tmp_path / "graphs", *settings, GRAPHS],
+        ["train", small, "--output", tmp_path / "moved", *settings, "--set=training.steps=5"],
+        ["train", small, "--output", tmp_path / "moved", *settings, GRAPHS, "--resume"],
+        timeout=240,
+    )
+    assert done.code == 0, done.err
+    wanted = losses(tmp_path / "eager")
+    assert wanted[-1] != wanted[0]
+    for name in ("graphs", "moved"):
+        assert losses(tmp_path / name) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_graphs_on_ranks_that_share_a_gpu(commands, hpcsamp, small, tmp_path):
+    done = commands(1, ["train", small, "--output", tmp_path / "one", *LINEAR], timeout=120)
+    assert done.code == 0, done.err
+    done = hpcsamp(
+        2, "train", small, "--output", tmp_path / "two", *LINEAR, GRAPHS, BY_MPI, timeout=120
+    )
+    assert done.code == 0, done.err
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
+
+
+def test_buckets_on_ranks_that_share_a_gpu(hpcsamp, small, tmp_path):
+    settings = (*SHORT, CUDA, BY_MPI, "--set=method.name=mc_dropout")
+    for count in (1, 3):
+        done = hpcsamp(
+            2, "train", small, "--output", tmp_path / str(count), *settings,
+            f"--set=parallel.buckets={count}", timeout=120,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+    assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "1"), rel=1e-6)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_precisions(hpcsamp, small, tmp_path, precision):
     done = hpcsamp(

@@ -84,6 +84,21 @@ def test_portable_noise_is_that_of_splitmix_and_box_and_muller(monkeypatch):
     assert np.allclose(drawn(range(2, 5), n).numpy(), expected, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("form", ["native", "portable"])
+@pytest.mark.parametrize("samples", [range(2, 5), [0, 0, 2, 2]])
+def test_a_step_may_be_a_number_on_the_device(monkeypatch, form, samples):
+    monkeypatch.setenv("HPCSAMP_NOISE", form)
+    for step in (0, 3, 2**40):
+        own, other = torch.empty(2, len(samples), 7).unbind()
+        fill(own, 1, Purpose.WEIGHTS, step, samples, 9, 1)
+        counter = torch.tensor(step)
+        fill(other, 1, Purpose.WEIGHTS, counter, samples, 9, 1)
+        assert torch.equal(own, other)
+        assert counter == step
+        found = name_of(1, Purpose.WEIGHTS, counter)
+        assert int(found) % 2**64 == name_of(1, Purpose.WEIGHTS, step)
+
+
 def test_names_of_steps_are_places_of_a_stream():
     keys, steps = place_keys([key(5, Purpose.CHAIN)], "cpu"), torch.arange(1000)
     found = [name_of(5, Purpose.CHAIN, step) for step in range(1000)]

@@ -22,6 +22,7 @@ from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
 from hpcsamp.losses.evaluation import LossEvaluation
+from hpcsamp.losses.graphs import Graphs, check_method
 from hpcsamp.methods import Method
 from hpcsamp.names import KL, Memory
 from hpcsamp.watchdog import here
@@ -75,12 +76,15 @@ class ELBO:
         Number of parts that a batch is split into, which are evaluated one after the other: loss
         and gradient are those of the whole batch, activations are those of one part. A batch of
         fewer items is evaluated item by item.
+    graphs
+        Whether the data term and its gradient are replayed from a CUDA graph
+        (:mod:`hpcsamp.losses.graphs`), which needs a GPU, ``memory="stream"`` and fixed sizes.
 
     Raises
     ------
     UsageError
         If an argument has a wrong type, if ``memory="stream"`` is combined with a loss that is not
-        linear, or if ``memory`` or ``kl`` is unknown.
+        linear, if ``graphs`` is combined with another mode, or if ``memory`` or ``kl`` is unknown.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class ELBO:
         memory: Memory = "auto",
         kl: KL = "analytic",
         accumulate: int = 1,
+        graphs: bool = False,
     ) -> None:
         check_arguments(data_loss, items, collectives, temperature, warmup, accumulate)
         _one_of("memory", memory, get_args(Memory))
@@ -106,6 +111,11 @@ class ELBO:
                 f'loss.memory = "stream" needs a loss that is linear in the samples, but '
                 f'{type(data_loss).__name__} is not; use "recompute"'
             )
+        if graphs and memory != "stream":
+            raise UsageError(
+                f'training.graphs is not possible: it needs loss.memory = "stream", for a loss '
+                f"linear in the samples, not {memory} for {type(data_loss).__name__}"
+            )
         self.data_loss = data_loss
         self.items = items
         self.collectives = collectives or Alone()
@@ -115,6 +125,7 @@ class ELBO:
         self.memory = memory
         self.kl = kl
         self.accumulate = accumulate
+        self.graphs = Graphs() if graphs else None
         self.parts = Parts()
         self._settings = {"data_loss": settings_of(data_loss), "exact": exact, "kl": kl}
         self._noise = NoiseWatch()
@@ -229,7 +240,7 @@ class ELBO:
             penalty = method.log_ratio(own_samples, step).sum() * (factor / (samples * self.items))
         data = LossEvaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
-            samples, step, ratio, self.accumulate,
+            samples, step, ratio, self.accumulate, self.graphs,
         ).value(self.memory)  # fmt: skip
         # After the data term: the backward pass begins with the term that was evaluated last, so
         # the gradient of a layer is complete when the data term has passed through the layer.
@@ -242,6 +253,17 @@ class ELBO:
             data, penalty = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))
         self.parts = Parts(data.item(), penalty.item())
         return data + penalty
+
+    def check_method(self, method: Method) -> None:
+        """Check that the steps of a method can be captured, if they are to be.
+
+        Raises
+        ------
+        UsageError
+            If they cannot; the message names the reason.
+        """
+        if self.graphs is not None:
+            check_method(method, self.collectives)
 
     def check_samples(self, samples: int) -> None:
         """Check that S samples are enough for this loss on these ranks; each call does this too.

@@ -30,6 +30,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
+from hpcsamp.losses.graphs import Graphs
 from hpcsamp.losses.values import in_parts
 from hpcsamp.methods import Method
 from hpcsamp.methods.accumulate import Accumulator
@@ -56,6 +57,8 @@ class LossEvaluation:
         ``(s,)``, the log density ratios of this rank's samples, for a joint loss.
     accumulate
         Number of parts that the batch is split into.
+    graphs
+        Replays the evaluation from CUDA graphs; None: it is not captured.
     """
 
     loss: DataLoss
@@ -72,6 +75,7 @@ class LossEvaluation:
     step: int
     ratio: Tensor | None
     accumulate: int = 1
+    graphs: Graphs | None = None
 
     def value(self, memory: Memory) -> Tensor:
         """Return a scalar that supports ``backward()``."""
@@ -82,15 +86,17 @@ class LossEvaluation:
         if self.accumulate > 1 and torch.is_grad_enabled():
             self._check_parts()
         shares = self.method.shared_out
-        whole = self.accumulate == 1 and (memory == "keep" or self._is_small(memory))
+        small = self.graphs is None and self._is_small(memory)
+        whole = self.accumulate == 1 and (memory == "keep" or small)
         if (whole and not shares) or not torch.is_grad_enabled():
             return self._keep()
         leaves: list[Tensor] = [p for p in self.method.parameters() if p.requires_grad]
         if self.ratio is not None:
             leaves = [self.ratio, *leaves]
-        evaluate = self._recompute
+        evaluate: Callable[[], tuple[Tensor, list[Tensor | None]]] = self._recompute
         if memory == "stream":
-            evaluate = self._stream
+            captured = None if self.graphs is None else self.graphs.prepare(self)
+            evaluate = self.stream if captured is None else partial(captured.replay, self)
         elif memory == "keep" and (
             self.accumulate == 1 or type(self.loss).of_step is DataLoss.of_step  # mean over items
         ):
@@ -191,7 +197,8 @@ class LossEvaluation:
     def _keep(self) -> Tensor:
         return self._part(self._outputs(self.own_samples), self.ratio)
 
-    def _stream(self) -> tuple[Tensor, list[Tensor | None]]:
+    def stream(self) -> tuple[Tensor, list[Tensor | None]]:
+        """Return value and gradients of a linear loss, evaluated one chunk at a time."""
         values = []
         ranks = 1 if self.exact else self.collectives.sample_size
         samples = self.samples if self.exact else len(self.own_samples)

@@ -55,6 +55,10 @@ class Method(Shareable):
     in_parts: ClassVar[bool] = False
     #: Whether the first argument may also be a function that returns the network of a member.
     makes_networks: ClassVar[bool] = False
+    #: Whether a step may be captured in a CUDA graph: its number may be a scalar int64 tensor on
+    #: the device, from which all draws follow, and no pass makes the host wait. Not inherited, like
+    #: ``in_parts``.
+    captures: ClassVar[bool] = False
     #: Whether training draws weight noise, which a resumed run must draw in the same form.
     trains_with_noise: bool = True
     #: Whether :meth:`direct` changes gradients before a step.

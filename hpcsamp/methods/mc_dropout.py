@@ -75,6 +75,7 @@ class MCDropout(Method):
 
     usual = Passes(ALL)
     in_parts = True
+    captures = True
     trains_with_noise = False  # masks are the same bits on all devices
     draws = 2  # from the streams of a module's own random numbers
 

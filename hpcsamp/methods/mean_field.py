@@ -81,6 +81,7 @@ class MeanField(MeanShares):
 
     draws_weights = True
     in_parts = True
+    captures = True
 
     def __init__(
         self,

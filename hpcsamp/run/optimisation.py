@@ -85,7 +85,9 @@ class Optimisation:
                 memory=c.memory,
                 kl=c.kl,
                 accumulate=config.data.accumulate,
+                graphs=config.training.graphs,
             )
+            self.loss.check_method(method)
             self.loss.check_samples(config.method.samples)
             self.average = Average(method, config.training.ema)
             self.schedule = Schedule(config, self.optimizer, steps_per_epoch)

@@ -20,13 +20,14 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.names import Purpose, key
-from hpcsamp.streams.places import GAMMA, mix_, mixed, normal_pairs, signed
+from hpcsamp.streams.places import GAMMA, mix_, mixed, normal_pairs, numbers_of, signed
 from hpcsamp.watchdog import here
 
 #: Number of values in a block, which fit into the cache. Results depend on it: never change it.
@@ -64,7 +65,7 @@ def fill(
     out: Tensor,
     seed: int,
     purpose: Purpose,
-    step: int,
+    step: int | Tensor,
     samples: Sequence[int],
     n: int,
     first: int = 0,
@@ -78,7 +79,8 @@ def fill(
         ``samples[i]``. Numbers are drawn in float64 or float32; other types get the latter,
         rounded.
     seed, purpose, step
-        Identify the stream.
+        Identify the stream. The step may be a scalar int64 tensor on the device of ``out``, whose
+        value the host does not read in the portable form (a CUDA graph reads it in each replay).
     samples
         Indices of the ``k`` samples.
     n
@@ -105,10 +107,10 @@ def fill(
         )
     if out.numel() == 0 or out.is_meta:
         return out
-    name = name_of(seed, purpose, step)
     if form(out.device) == "portable":
         with here.part("draw"):
-            return _fill_portable(out, name, samples, n, first)
+            return _fill_portable(out, name_of(seed, purpose, step), samples, n, first)
+    name = name_of(seed, purpose, int(step))
     blocks = -(-n // BLOCK)  # of a sample; 1 where a block has several samples
     if (max(samples) + 1) * blocks > 1 << 32:
         raise UsageError(
@@ -128,9 +130,23 @@ def _key(seed: int, purpose: Purpose) -> int:
     return key(seed, purpose)
 
 
-def name_of(seed: int, purpose: Purpose, step: int) -> int:
-    """Return 64 random bits: value ``step`` of SplitMix64 seeded with the stream's key."""
-    return mixed(_key(seed, purpose) + (step + 1) * GAMMA)
+@overload
+def name_of(seed: int, purpose: Purpose, step: int) -> int: ...
+
+
+@overload
+def name_of(seed: int, purpose: Purpose, step: int | Tensor) -> int | Tensor: ...
+
+
+def name_of(seed: int, purpose: Purpose, step: int | Tensor) -> int | Tensor:
+    """Return 64 random bits: value ``step`` of SplitMix64 seeded with the stream's key.
+
+    For a step in a scalar int64 tensor they are the bits of such a tensor, computed on its device.
+    """
+    first = _key(seed, purpose)
+    if isinstance(step, Tensor):
+        return mix_(step.add(1).mul_(signed(GAMMA)).add_(signed(first)))
+    return mixed(first + (step + 1) * GAMMA)
 
 
 # Native ----------------------------------------------------------------------------------------
@@ -230,22 +246,21 @@ def _kind(out: Tensor) -> torch.dtype:
 # Portable --------------------------------------------------------------------------------------
 
 
-def _fill_portable(out: Tensor, name: int, samples: Sequence[int], n: int, first: int) -> Tensor:
+def _fill_portable(
+    out: Tensor, name: int | Tensor, samples: Sequence[int], n: int, first: int
+) -> Tensor:
     """Fill rows with portable noise.
 
     Weights 2j and 2j + 1 of sample s get the two numbers of counter ``s * ceil(n / 2) + j``.
     """
     last = first + out.shape[1]
-    if isinstance(samples, range) and samples.step == 1:  # nothing is copied to the device
-        own = torch.arange(samples.start, samples.stop, device=out.device)
-    else:
-        own = torch.tensor(list(samples), dtype=torch.int64, device=out.device)
-    own = own.mul_(-(-n // 2)).add_(1)[:, None]
+    name = signed(name) if isinstance(name, int) else name
+    own = numbers_of(samples, out.device).mul(-(-n // 2)).add_(1)[:, None]
     piece = max(1, PAIRS // len(samples))
     for lo in range(first // 2, -(-last // 2), piece):
         hi = min(lo + piece, -(-last // 2))
         z = own + torch.arange(lo, hi, device=out.device)
-        bits = mix_(z.mul_(signed(GAMMA)).add_(signed(name)))
+        bits = mix_(z.mul_(signed(GAMMA)).add_(name))
         pairs = torch.stack(normal_pairs(bits, _kind(out)), dim=-1).flatten(1)
         start, stop = max(2 * lo, first), min(2 * hi, last)
         out[:, start - first : stop - first] = pairs[:, start - 2 * lo : stop - 2 * lo]

@@ -9,6 +9,7 @@ bits on every device type.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -50,8 +51,26 @@ def normal_pairs(bits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return radius * angle.cos(), radius * angle.sin()
 
 
+def numbers_of(indices: Sequence[int], device: torch.device) -> Tensor:
+    """Return indices of samples as an int64 tensor ``(k,)``, which must not be written to.
+
+    Nothing is copied to the device, or only once: such a copy makes the host wait for a GPU.
+    """
+    if not len(indices) or list(indices) == list(range(indices[0], indices[-1] + 1)):
+        first = indices[0] if len(indices) else 0
+        return torch.arange(first, first + len(indices), device=device)
+    return _listed(tuple(indices), device)
+
+
+@lru_cache(maxsize=256)
+def _listed(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(indices, dtype=torch.int64, device=device)
+
+
 def place_keys(keys: Sequence[int], device: torch.device | str) -> Tensor:
     """Keys of streams (:func:`~hpcsamp.streams.key`) for :func:`place_bits`, int64 ``(k,)``."""
+    if len(keys) == 1:  # without a copy from the host
+        return torch.full((1,), signed(keys[0]), dtype=torch.int64, device=device)
     return torch.tensor([signed(k) for k in keys], dtype=torch.int64, device=device)
 
 

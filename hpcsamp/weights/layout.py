@@ -179,7 +179,7 @@ class Layout:
         out: Tensor,
         seed: int,
         purpose: Purpose,
-        step: int,
+        step: int | Tensor,
         samples: Sequence[int],
         first: int = 0,
     ) -> Tensor:

@@ -33,7 +33,8 @@ class Place:
     seed
         Seed of the run.
     step
-        Training step; 0 in prediction, whose draws do not depend on it.
+        Training step, a number or a scalar int64 tensor on the device; 0 in prediction, whose draws
+        do not depend on it.
     samples
         Indices of the ``k`` samples.
     index
@@ -48,7 +49,7 @@ class Place:
     """
 
     seed: int
-    step: int
+    step: int | Tensor
     samples: Sequence[int]
     index: Tensor | None = None
     prediction: bool = False

@@ -32,6 +32,12 @@ class TrainingSection(Section):
         "the first step",
         json_schema_extra=NOTHING,
     )
+    graphs: bool = Field(
+        False,
+        description="replay the draws and passes of a step from a CUDA graph, which the first step "
+        "captures (mean_field and mc_dropout with a loss that is linear in the samples, on a GPU)",
+        json_schema_extra=NOTHING,
+    )
     evaluate_every: int = Field(
         1, ge=1, le=MOST, description="epochs between evaluations", json_schema_extra=RESULTS
     )

@@ -149,7 +149,7 @@ class Plan:
         """Return draws ``(k, *shape)`` shared by all items; if kept, drawn ahead for more steps."""
         count, place = math.prod(shape), now.place
         size = count * len(place.samples)
-        if not kept or size > AHEAD:
+        if not kept or size > AHEAD or isinstance(place.step, Tensor):
             return shaped(numbers(now.call_keys(at), count), shape)
         name = (at, numbers, tuple(place.samples), place.seed, place.prediction, count, now.device)
         first, ahead = self._ahead.get(name, (0, None))

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from hpcsamp.streams import Purpose
 from hpcsamp.streams.branches import branches
 from hpcsamp.streams.noise import name_of
-from hpcsamp.streams.places import place_keys
+from hpcsamp.streams.places import numbers_of, place_keys
 from hpcsamp.weights.carry import Carry
 from hpcsamp.weights.place import Place
 from hpcsamp.weights.put import Put
@@ -138,7 +138,7 @@ class Now:
         at, self.normalising = self.normalising, self.normalising + 1
         return self.draws.normalises(at, shape)
 
-    def call_keys(self, call: int, steps: Sequence[int] | None = None) -> Tensor:
+    def call_keys(self, call: int, steps: Sequence[int | Tensor] | None = None) -> Tensor:
         """Return ``(k,)`` stream keys of a call, or ``(steps, k)`` for several steps."""
         if steps is not None:
             return branches(sample_keys(self.place, steps, self.device), _one(call, self.device))[
@@ -156,12 +156,14 @@ class Now:
         return branches(self.call_keys(call), index.to(self.device))
 
 
-def sample_keys(place: Place, steps: Sequence[int], device: torch.device) -> Tensor:
+def sample_keys(place: Place, steps: Sequence[int | Tensor], device: torch.device) -> Tensor:
     """Return ``(steps, k)`` keys of the samples of a place at some steps."""
     purpose = Purpose.PREDICT_MODULE if place.prediction else Purpose.MODULE
-    keys = place_keys([name_of(place.seed, purpose, step) for step in steps], device)
-    return branches(keys, torch.tensor(list(place.samples), dtype=torch.int64, device=device))
+    names = [name_of(place.seed, purpose, step) for step in steps]
+    on_device = [name for name in names if isinstance(name, Tensor)]
+    keys = torch.stack(on_device) if on_device else place_keys(names, device)  # type: ignore[arg-type]
+    return branches(keys, numbers_of(place.samples, device))
 
 
 def _one(number: int, device: torch.device) -> Tensor:
-    return torch.tensor([number], dtype=torch.int64, device=device)
+    return torch.full((1,), number, dtype=torch.int64, device=device)

@@ -1,0 +1,156 @@
+"""What a CUDA graph of a step rests on, as far as a CPU can show it, and refusals in one line.
+
+That a graph computes what a step does is tested on a GPU (test_gpu.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hpcsamp.collectives import Alone
+from hpcsamp.errors import UsageError
+from hpcsamp.losses import ELBO, make
+from hpcsamp.losses.batch import Step
+from hpcsamp.losses.evaluation import LossEvaluation
+from hpcsamp.losses.graphs import Body, Graphs, check_method
+from hpcsamp.methods import Flipout, Ivon, MCDropout, MeanField
+
+ITEMS, SAMPLES = 6, 5
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses operations that make the host wait for a device, or copy its numbers there."""
+
+    FORBIDDEN = ("_local_scalar_dense", "lift_fresh", "nonzero", "equal", "masked_select")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in self.FORBIDDEN:
+            raise AssertionError(f"{function} in a step")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def portable(monkeypatch):
+    """The form of noise on GPUs."""
+    monkeypatch.setenv("HPCSAMP_NOISE", "portable")
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Linear(3, 8), nn.LayerNorm(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 4)
+    )
+
+
+METHODS = {
+    "mean field": lambda: MeanField(network(), seed=3, samples_per_pass=2),
+    "all at once": lambda: MeanField(network(), seed=3, samples_per_pass=8),
+    "antithetic": lambda: MeanField(network(), seed=3, antithetic=True),
+    "dropout": lambda: MCDropout(network(), seed=3),
+    "dropout by item": lambda: MCDropout(network(), seed=3, masks="item"),
+}
+
+
+def evaluation(method, number):
+    """A step with a batch of its own."""
+    draw = torch.Generator().manual_seed(number)
+    target = torch.randint(0, 4, (ITEMS,), generator=draw)
+    items = Step(target, torch.rand(ITEMS, generator=draw), None, ITEMS, 50, Alone(), method)
+    x = torch.randn(ITEMS, 3, generator=draw)
+    own = range(1, 1 + SAMPLES)
+    index = torch.randint(0, 50, (ITEMS,), generator=draw)
+    loss = make("expected_nll", "classification")
+    return LossEvaluation(
+        loss, Alone(), True, method, x, False, index, None, items, own, 2 * SAMPLES, number, None, 2
+    )
+
+
+@pytest.mark.parametrize("made", METHODS.values(), ids=METHODS)
+def test_a_body_follows_the_batch_and_the_number_of_a_step(made):
+    method = made()
+    first, second = evaluation(method, 4), evaluation(method, 7)
+    method.observe(first.x, first.own_samples, 4, index=first.index)
+    body = Body(first)
+    body.run()
+    for step in (second, first):
+        value, gradients = step.stream()
+        body.load(step)
+        with NoHost():
+            found, others = body.run()
+        assert torch.equal(found, value)
+        assert len(others) == len(gradients) > 1
+        for own, other in zip(gradients, others, strict=True):
+            assert torch.equal(own, other)
+            assert own.abs().sum() > 0
+    # each of these makes a difference, or the comparison above would show nothing
+    plain = first.stream()[0]
+    items = first.items
+    for change in (
+        {"step": 5},
+        {"x": first.x + 0.1},
+        {"items": replace(items, target=items.target.flip(0))},
+        {"items": replace(items, weight=items.weight.flip(0))},
+    ):
+        assert not torch.equal(replace(first, **change).stream()[0], plain), change
+
+
+def test_what_makes_the_host_wait_is_found():
+    for act in (lambda: float(torch.ones(())), lambda: torch.tensor([1, 2])):
+        with pytest.raises(AssertionError, match="in a step"), NoHost():
+            act()
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda: MeanField(network()), "kernels of a GPU, and this run uses CPUs"),
+        (lambda: Ivon(network()), "not for Ivon"),
+        (lambda: Flipout(network()), "not for Flipout"),
+    ],
+)
+def test_methods_that_cannot_be_captured(made, why):
+    method = made()
+    with pytest.raises(UsageError, match=rf"^training\.graphs is not possible: .*{why}") as error:
+        check_method(method, Alone())
+    assert "\n" not in str(error.value)
+    loss = ELBO(make("expected_nll", "classification"), 50, graphs=True)
+    with pytest.raises(UsageError, match=why):
+        loss(method, torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), samples=2)
+
+
+def test_losses_that_cannot_be_captured():
+    with pytest.raises(UsageError, match=r'needs loss\.memory = "stream".*not keep for Predictive'):
+        ELBO(make("predictive_nll", "classification"), 50, graphs=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"undo": lambda outputs, samples: outputs}, "augmentation is undone"),
+        ({"x": {"a": torch.randn(ITEMS, 3)}}, "several inputs or targets"),
+    ],
+)
+def test_steps_that_cannot_be_captured(monkeypatch, change, why):
+    monkeypatch.setattr("hpcsamp.losses.graphs.check_method", lambda *_: None)  # as on a GPU
+    step = replace(evaluation(MeanField(network(), seed=3), 2), **change)
+    if isinstance(step.x, dict):
+        from hpcsamp.weights import inputs_of
+
+        step = replace(step, x=inputs_of(step.x))
+    with pytest.raises(UsageError, match=f"^training\\.graphs is not possible: .*{why}") as error:
+        Graphs().prepare(step)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_on_a_cpu_is_refused(hpcsamp, small, tmp_path):
+    done = hpcsamp(
+        1, "train", small, "--output", tmp_path / "run", "--set=training.graphs=true", timeout=60
+    )
+    assert done.code == 2
+    assert "training.graphs is not possible" in done.err
+    assert len(done.err.strip().splitlines()) == 1, done.err
