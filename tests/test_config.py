@@ -187,9 +187,9 @@ FREE = {
     "optimizer": {"sharded"},
     "parallel": {"samples", "model", "collectives", "device", "buckets"},
     "training": {
-        "compile", "graphs", "steps", "evaluate_every", "checkpoint_every", "checkpoint_behind", "keep",
-        "log_every", "memory_check", "time_limit", "time_margin", "stall", "patience", "min_delta",
-        "callbacks",
+        "compile", "graphs", "steps", "evaluate_every", "checkpoint_every", "checkpoint_behind",
+        "keep", "log_every", "memory_check", "time_limit", "time_margin", "stall", "patience",
+        "min_delta", "callbacks",
     },
     "evaluation": {
         "batch_norm", "batch_norm_items", "samples", "batch", "bins", "samples_per_pass",
