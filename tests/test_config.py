@@ -194,6 +194,7 @@ FREE = {
     "evaluation": {
         "batch_norm", "batch_norm_items", "samples", "batch", "bins", "samples_per_pass",
     },
+    "record": {"to"},
 }  # fmt: skip
 
 
