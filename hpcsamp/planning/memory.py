@@ -44,6 +44,9 @@ STRETCHES = 8
 """Number of sections of gathered vectors that are in memory at the same time: two each of means and
 deviations, one that arrives, one of noise, and one of sums."""
 
+DIRECTED = 4
+"""Copies of the weights in a step of a method that replaces gradients by directions."""
+
 OUTPUT_COPIES = 4
 """Number of copies of the outputs in a loss: outputs, their gradient, and intermediate results."""
 
@@ -177,6 +180,8 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
             'augment.share = "all"' if views > 1 else "data.slots = 2",
         ),
     ]  # fmt: skip
+    if run.method.directs:
+        parts.append(Part("particles by columns, and their directions", DIRECTED * trained))
     if grid.sample_size * grid.data_size > 1:
         size = grid.sample_size * grid.data_size
         parts.append(Part("exchange of the gradient (estimate)", 2 * trained // size))
