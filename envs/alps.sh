@@ -3,6 +3,7 @@
 #
 # Follows https://docs.cscs.ch/running/slurm/ and /software/communication/nccl/, as of summer 2026:
 # prgenv-gnu/24.11 was removed in April 2026; 25.6, 25.11 and 26.3 are there.
+# Checked against these pages in summer 2026.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=alps sbatch --account=ACCOUNT --uenv=prgenv-gnu/25.11 --view=default \

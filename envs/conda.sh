@@ -7,7 +7,7 @@
 # cluster prefer its own MPI: conda's does not know the network (unless the external Open MPI of
 # conda-forge is used, see https://conda-forge.org/docs/user/tipsandtricks/#using-external-message-passing-interface-mpi-libraries).
 # HPCSAMP_CONDA names another environment. Follows https://conda-forge.org/docs/. Not run with a
-# real conda: tested with stub commands (tests/test_envs.py).
+# real conda, and not checked against that page since it was written: tested with stub commands (tests/test_envs.py).
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1

@@ -3,6 +3,7 @@
 #
 # Follows https://docs.olcf.ornl.gov/systems/frontier_user_guide.html and /software/python/pytorch_frontier.html.
 # In summer 2026 the current stack was cpe/26.03 with rocm/7.1.1; the modules below are the defaults.
+# Checked against these pages in summer 2026.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=frontier sbatch --account=ACCOUNT --constraint=nvme --ntasks-per-node=8 \

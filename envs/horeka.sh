@@ -2,6 +2,7 @@
 # envs/horeka.sh: HoreKa at Karlsruhe (KIT, NHR), four A100 a node.
 #
 # Follows https://www.nhr.kit.edu/userdocs/horeka/ (batch system, GPU nodes, file systems).
+# Not checked against these pages since it was written: modules and wheels may have moved.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=horeka sbatch --partition=accelerated --gres=gpu:4 --ntasks-per-node=4 \

@@ -2,6 +2,7 @@
 # envs/juwels.sh: JUWELS Booster and JURECA-DC at Jülich (JSC), four A100 a node.
 #
 # Follows https://apps.fz-juelich.de/jsc/hps/juwels/ (quick introduction, GPU computing).
+# Not checked against these pages since it was written: modules and wheels may have moved.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=juwels sbatch --account=ACCOUNT --partition=booster --gres=gpu:4 \

@@ -2,6 +2,7 @@
 # envs/lumi.sh: LUMI-G at CSC, eight GCDs (four MI250X) a node.
 #
 # Follows https://docs.lumi-supercomputer.eu/runjobs/scheduled-jobs/lumig-job/ (GPU and CPU binding).
+# Not checked against these pages since it was written: modules and wheels may have moved.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=lumi sbatch --account=ACCOUNT --partition=standard-g --gpus-per-node=8 \

@@ -2,6 +2,7 @@
 # envs/perlmutter.sh: Perlmutter at NERSC, four A100 a node.
 #
 # Follows https://docs.nersc.gov/systems/perlmutter/running-jobs/ and /development/languages/python/.
+# Not checked against these pages since it was written: modules and wheels may have moved.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     HPCSAMP_SITE=perlmutter sbatch --account=ACCOUNT --constraint=gpu --qos=regular \

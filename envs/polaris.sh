@@ -3,6 +3,7 @@
 #
 # Follows https://docs.alcf.anl.gov/polaris/running-jobs/ and /polaris/data-science/frameworks/, as of
 # summer 2026. The queue prod takes at least ten nodes; debug-scaling takes fewer.
+# Checked against these pages in summer 2026.
 # Not run on this system: written from that page, tested with stub commands (tests/test_envs.py).
 #
 #     qsub -A ACCOUNT -q debug-scaling -l select=2:ncpus=64:mpiprocs=4:ompthreads=16 \

@@ -5,7 +5,8 @@
 #
 # Uses the Spack environment HPCSAMP_SPACK (default envs/spack, which this file installs once; make
 # your own to use a site's MPI as an external). Follows https://spack.readthedocs.io/ (environments).
-# Not run with a real Spack: tested with stub commands (tests/test_envs.py).
+# Not checked against this page since it was written; a package of hpcsamp itself is in
+# envs/spack/spack_repo. Not run with a real Spack: tested with stub commands (tests/test_envs.py).
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1

@@ -236,3 +236,28 @@ def test_the_conda_recipe_requires_what_the_package_requires():
             found.add((name, SpecifierSet(bounds)))
     assert found == wanted
     assert recipe["requirements"]["run"][0] == f"python {setup['options']['python_requires']}"
+
+
+def test_recipes_of_clusters_require_what_the_package_requires():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    required = [Requirement(line) for line in setup["options"]["install_requires"].split()]
+    spack = ROOT / "envs" / "spack" / "spack_repo" / "hpcsamp" / "packages" / "py_hpcsamp"
+    found = re.findall(
+        r'depends_on\("py-([\w-]+)(?:@([\d.:]+))?"', (spack / "package.py").read_text()
+    )
+    bounds = {name: bound for name, bound in found if bound or name == "packaging"}
+    for one in required:
+        if one.name == "torch_blue":  # of PyPI, see the package
+            continue
+        bound = bounds[one.name.lower().replace("_", "-")]
+        low = [s.version for s in one.specifier if s.operator == ">="]
+        assert bound.split(":")[0] == (low[0] if low else ""), one
+    build = ROOT / "envs" / "easybuild" / f"hpcsamp-{written()}-foss-2024a.eb"
+    table: dict[str, object] = {}
+    exec(build.read_text(), table)  # an easyconfig is Python
+    versions = {d[0].lower(): d[1] for d in [*table["dependencies"], *table["exts_list"]]}
+    for one in required:
+        if one.name.lower() in versions:
+            assert one.specifier.contains(versions[one.name.lower()]), one
+    assert {"pytorch", "torch_blue", "typer", "h5py", "pydantic"} <= versions.keys()
