@@ -14,6 +14,7 @@ METHODS = Registry(
     "method.name",
     {
         "mean_field": "hpcsamp.methods.mean_field:MeanField",
+        "batch_ensemble": "hpcsamp.methods.batch_ensemble:BatchEnsemble",
         "ensemble": "hpcsamp.methods.ensemble:Ensemble",
         "flipout": "hpcsamp.methods.flipout:Flipout",
         "ivon": "hpcsamp.methods.ivon:Ivon",
@@ -21,6 +22,7 @@ METHODS = Registry(
         "local_reparameterisation": "hpcsamp.methods.local_reparameterisation:"
         "LocalReparameterisation",
         "mc_dropout": "hpcsamp.methods.mc_dropout:MCDropout",
+        "rank1": "hpcsamp.methods.rank1:Rank1",
         "sgld": "hpcsamp.methods.sgld:Chains",
         "svgd": "hpcsamp.methods.svgd:SVGD",
         "swag": "hpcsamp.methods.swag:SWAG",

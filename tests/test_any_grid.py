@@ -38,6 +38,11 @@ RUNS: dict[str, tuple[str, ...]] = {
         "loss.name=predictive_nll",
     ),
     "mc_dropout_of_samples": ("method.name=mc_dropout", "method.samples_per_pass=1"),
+    "batch_ensemble": (
+        "method.name=batch_ensemble", "method.prior_std=1.0", "loss.name=predictive_nll",
+        "augment.crop=1",
+    ),
+    "rank1": ("method.name=rank1", "method.weight_std=1.0", "optimizer.sharded=true"),
     "ensemble": (*ENSEMBLE, "optimizer.clip=1.0"),
     "anchored": (*ENSEMBLE, "method.anchored=true"),
     "sgld": SGLD,

@@ -1,6 +1,7 @@
 """Sampling methods, one per file, all with the interface of :class:`.Method`."""
 
 from hpcsamp.methods.base import Method
+from hpcsamp.methods.batch_ensemble import BatchEnsemble
 from hpcsamp.methods.ensemble import Ensemble
 from hpcsamp.methods.flipout import Flipout
 from hpcsamp.methods.ivon import Ivon
@@ -8,6 +9,7 @@ from hpcsamp.methods.last_layer import LastLayer
 from hpcsamp.methods.local_reparameterisation import LocalReparameterisation
 from hpcsamp.methods.mc_dropout import MCDropout
 from hpcsamp.methods.mean_field import MeanField
+from hpcsamp.methods.rank1 import Rank1
 from hpcsamp.methods.registry import make
 from hpcsamp.methods.sgld import Chains
 from hpcsamp.methods.svgd import SVGD
@@ -18,6 +20,7 @@ __all__ = [
     "METHODS",
     "SVGD",
     "SWAG",
+    "BatchEnsemble",
     "Chains",
     "Ensemble",
     "Flipout",
@@ -27,5 +30,6 @@ __all__ = [
     "MCDropout",
     "MeanField",
     "Method",
+    "Rank1",
     "make",
 ]

@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     PREDICT_MODULE = 17  # draws of a module itself in prediction, at step 0
     OBSERVATIONS = 18  # observations drawn from the posterior predictive: (sample,)
     PERTURB = 19  # perturbation of initial states of a rollout: (member,); place: item
+    MEMBERS = 20  # initial factors of batch_ensemble, by place: 0, member
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:
