@@ -11,17 +11,21 @@ from hpcsamp.cli.options import AcceptEdits, Verbose, check_levels
 from hpcsamp.cli.posterior import (
     Checkpoint,
     Data,
-    Run,
     Samples,
     Settings,
     Stall,
     Uncalibrated,
-    posterior_of,
+    posteriors_of,
 )
 
 
 def evaluate(
-    run: Run,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folder; several are evaluated as one mixture, see --json."
+        ),
+    ],
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     data: Data = None,
     ood: Annotated[
@@ -52,6 +56,9 @@ def evaluate(
 ) -> None:
     """Evaluate the posterior predictive of a run, in one process or on all ranks under mpirun.
 
+    Several runs are evaluated as an ensemble: the mixture of their predictives with equal weights.
+    Its metrics are not kept in the folder of a run; --json writes them.
+
     Examples:
 
         hpcsamp evaluate runs/a
@@ -59,22 +66,33 @@ def evaluate(
         mpirun -n 4 hpcsamp evaluate runs/a --split valid --samples 64
     """
     check_levels(quiet, verbose)
+    from hpcsamp.errors import UsageError
     from hpcsamp.watchdog import STALL
 
-    with posterior_of(
-        run, settings, samples, checkpoint, stall, run / STALL, recalibrate=not uncalibrated
-    ) as posterior:
-        from hpcsamp.prediction.evaluate import evaluate_run
+    several = len(runs) > 1
+    if several and ood is not None:
+        raise UsageError("--ood takes one run, not several")
+    with posteriors_of(
+        runs, settings, samples, checkpoint, stall, runs[0] / STALL,
+        recalibrate=not (several or uncalibrated),
+    ) as posteriors:  # fmt: skip
+        if several:
+            from hpcsamp.prediction.mixture import evaluate_mixture
 
-        result = evaluate_run(posterior, data=data, split=split, ood=ood)
-    if posterior.topology.is_root:
+            result = evaluate_mixture(posteriors, data=data, split=split)
+        else:
+            from hpcsamp.prediction.evaluate import evaluate_run
+
+            result = evaluate_run(posteriors[0], data=data, split=split, ood=ood)
+    if posteriors[0].topology.is_root:
         for line in result["notes"]:
             typer.echo(line)
-        _show(run, result, explain, json_file, brief=quiet)
+        title = f"mixture of {len(runs)} runs" if several else str(runs[0])
+        _show(title, result, explain, json_file, brief=quiet)
 
 
 def _show(
-    run: Path, result: dict[str, Any], explain: bool, json_file: Path | None, brief: bool
+    name: str, result: dict[str, Any], explain: bool, json_file: Path | None, brief: bool
 ) -> None:
     from hpcsamp.cli.output import Cell, show
     from hpcsamp.prediction.evaluator import NOT_METRICS, by_target
@@ -101,7 +119,7 @@ def _show(
     if not any(row[2] for row in table):
         columns.remove("unit")
         table = [row[:2] + row[3:] for row in table]
-    title = f"{run}: {', '.join(notes)}"
+    title = f"{name}: {', '.join(notes)}"
     if "weights" in definitions:
         title += f"; {definitions['weights']}"
     show(title, columns, table, json_file=json_file, data=result)

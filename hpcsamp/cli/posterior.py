@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,13 +55,32 @@ def posterior_of(
     laplace: bool = True,
 ) -> Iterator[Posterior]:
     """Load a run on the ranks of this job and watch for stalled ranks in the block. Collective."""
+    with posteriors_of(
+        [run], settings, samples, checkpoint, stall, stall_file, recalibrate, laplace
+    ) as found:
+        yield found[0]
+
+
+@contextmanager
+def posteriors_of(
+    runs: Sequence[Path],
+    settings: list[str] | None,
+    samples: int | None,
+    checkpoint: str,
+    stall: float | None,
+    stall_file: Path,
+    recalibrate: bool = True,
+    laplace: bool = True,
+) -> Iterator[list[Posterior]]:
+    """Load runs on one grid, that of the first; see :func:`posterior_of`. Collective."""
     from hpcsamp.grid import init, together
     from hpcsamp.run.folder import RunFolder
     from hpcsamp.runtime import mpi
 
-    folder = RunFolder(run)
+    folders = [RunFolder(run) for run in runs]
     with together(mpi().COMM_WORLD):
-        config = folder.config(settings or ())
+        configs = [folder.config(settings or ()) for folder in folders]
+    config = configs[0]
     model = config.parallel.model
     asked = any(text.partition("=")[0].strip() == "parallel.model" for text in settings or ())
     topology = init(
@@ -82,7 +101,11 @@ def posterior_of(
 
     seconds = config.training.stall if stall is None else stall
     with Watchdog(topology.world, seconds, stall_file):
-        restored = restore(
-            folder, config, topology, samples=samples, which=checkpoint, posterior=laplace
-        )
-        yield Posterior(restored, topology, recalibrate=recalibrate)
+        yield [
+            Posterior(
+                restore(folder, of, topology, samples=samples, which=checkpoint, posterior=laplace),
+                topology,
+                recalibrate=recalibrate,
+            )
+            for folder, of in zip(folders, configs, strict=True)
+        ]

@@ -191,10 +191,9 @@ class Evaluator:
 
     def view(self, method: Method) -> View:
         """Describe the predicted quantities and their units. Collective over the sample group."""
-        counts = sample_counts(method, self.samples, self.collectives)
         return view_of(
             method, self.targets, self.likelihood, self.dataset, self.coordinates, self.samples,
-            counts, self.collectives, bins=self.bins, measured=True,
+            self._counts(method), self.collectives, bins=self.bins, measured=True,
         )  # fmt: skip
 
     def _predict(
@@ -207,7 +206,7 @@ class Evaluator:
         levels: Sequence[float] = (),
     ) -> Prediction:
         index = torch.from_numpy(batch.index).to(batch.device)
-        outputs = local_outputs(method, batch.x, self.samples, self.collectives, index)
+        outputs = self._outputs(method, batch.x, index)
         y = view.blank(outputs) if target is None else target
         mask = None if target is None else batch.mask
         return self.task.predict(outputs, y, view, mask=mask, full=full, levels=levels)
@@ -222,22 +221,29 @@ class Evaluator:
         for number, batch in enumerate(self.loader.epoch(0), 1):
             here.at(Phase.EVALUATION, number)
             if number == 1:
-                c = self.collectives
-                mine = method.prediction_share(self.samples, c.sample_size, c.sample_rank)
-                index = torch.from_numpy(batch.index).to(batch.device)
-                x, of_training = batch.x, self._training_set
-                with together(self.topology.world), method.predicting():
-                    method.observe(x, mine, 0, index=index)
-                    method.check_passes(x, mine, index=index)
-                estimate(self._run, method, self.topology, c, self.samples, x, of_training)
-                settle(method, x, mine, index, self.topology.world)
+                self._prepare(method, batch)
             yield batch
+
+    def _prepare(self, method: Method, batch: Batch) -> None:
+        """Check and measure passes over the first batch. Collective over the world."""
+        prepare(
+            self._run, method, self.topology, self.collectives, self.samples, batch,
+            self._training_set,
+        )  # fmt: skip
+
+    def _outputs(self, method: Method, x: Any, index: torch.Tensor) -> torch.Tensor:
+        """Evaluate this rank's samples: outputs ``(s, B, ...)``."""
+        return local_outputs(method, x, self.samples, self.collectives, index)
+
+    def _counts(self, method: Method) -> list[int]:
+        """Return the number of samples on each rank of the sample group. Collective over it."""
+        return sample_counts(method, self.samples, self.collectives)
 
     def _sum(self, state: torch.Tensor) -> None:
         if self.topology.data_size > 1:
             self.collectives.sum_(state, "data")
 
-    def _chains(self, method: Method, view: View) -> ChainTally:
+    def _chains(self, method: Method, view: View) -> ChainTally | None:
         eps = torch.finfo(self._run.dtype).eps
         return ChainTally(method.chains, view.counts, self.collectives, eps)
 
@@ -259,6 +265,25 @@ class Evaluator:
         whole = torch.from_numpy(np.stack(list(scores.values())))
         self._sum(whole)
         return dict(zip(scores, whole.numpy(), strict=True))
+
+
+def prepare(
+    run: Run,
+    method: Method,
+    topology: Topology,
+    collectives: Collectives,
+    samples: int,
+    batch: Batch,
+    training_set: Callable[[], Dataset],
+) -> None:
+    """Check that a method can evaluate a batch, and choose how. Collective over the world."""
+    mine = method.prediction_share(samples, collectives.sample_size, collectives.sample_rank)
+    index, x = torch.from_numpy(batch.index).to(batch.device), batch.x
+    with together(topology.world), method.predicting():
+        method.observe(x, mine, 0, index=index)
+        method.check_passes(x, mine, index=index)
+    estimate(run, method, topology, collectives, samples, x, training_set)
+    settle(method, x, mine, index, topology.world)
 
 
 def _own(name: str) -> str:
