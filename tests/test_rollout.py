@@ -15,7 +15,8 @@ from hpcsamp.prediction.rollout.clock import parse_times
 
 TRAIN = ["--preset", "tiny", "--data", "synthetic", "-q"]
 SETTINGS = ["training.precision=float64", "training.steps=2", "data.synthetic.items=40"]
-FORECAST = ["--rollout", "3", "--members", "3", "--perturb", "0.1", "--items", "3"]
+FORECAST = ["--rollout", "3", "--members", "3", "--perturb", "0.1", "--items", "3",
+            "--scores"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,86 @@ def test_forecasts_do_not_depend_on_the_grid(place, commands):
         assert list(other.variable.values) == list(one.variable.values)
         np.testing.assert_allclose(other.forecast, one.forecast, rtol=1e-10, atol=1e-10)
     for name, _ in grids:
-        assert json.loads((place / f"{name}.json").read_text())["items"] == 3
+        assert_same(scores_of(place, name), scores_of(place, "one"))
+
+
+def scores_of(place, name):
+    return json.loads((place / f"{name}.json").read_text())["scores"]
+
+
+def assert_same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif a and isinstance(a, list) and not isinstance(a[0], str):
+        np.testing.assert_allclose(
+            np.asarray(a, float), np.asarray(b, float), rtol=1e-10, atol=1e-10, equal_nan=True
+        )
+    else:
+        assert a == b
+
+
+def test_scores_are_those_of_the_states_in_the_file(place, monkeypatch):
+    """Formulas of xarray on the written states, and the climatology that the set keeps."""
+    monkeypatch.chdir(place)
+    found = scores_of(place, "one")
+    states = xr.open_zarr("one.zarr").forecast.values
+    data = hs.load("run").open(None, "test")
+    every = data.read(range(data.count))
+    train = hs.load("run").training_set()
+    normal = train.read(range(train.count))[1].astype(float)
+    latitude = np.linspace(-90, 90, 8)
+    area = np.cos(np.deg2rad(latitude)).clip(0)
+    area = (area / area.sum() / 16)[:, None]
+
+    def over(x):
+        return (x * area).sum(axis=(-1, -2))
+
+    observed_items = [0, 0, 0]
+    for k in range(3):
+        # items are 3 h apart and steps 6 h: the state after k steps is that of item + 2 k
+        own = [i for i in range(3) if i + 2 * k < data.count]
+        observed_items[k] = len(own)
+        if not own:
+            assert np.isnan(np.asarray(found["acc"], float)[k]).all()
+            continue
+        y = every[1][[i + 2 * k for i in own]].astype(float)
+        x = np.moveaxis(states[own][:, :, k], 1, 0)  # member, item, variable, ...
+        centre, mean, std = x.mean(0), normal.mean(0), normal.std(0)
+        of = {n: np.asarray(v[k], float) for n, v in found["regions"]["global"].items()}
+        close = {"rtol": 1e-9, "atol": 1e-9}
+        np.testing.assert_allclose(of["bias"], over(centre - y).mean(0), **close)
+        rmse = np.sqrt(over((centre - y) ** 2).mean(0))
+        np.testing.assert_allclose(of["rmse"], rmse, **close)
+        spread = np.sqrt(over(x.var(0, ddof=1)).mean(0))
+        np.testing.assert_allclose(of["spread_skill"], np.sqrt(4 / 3) * spread / rmse, **close)
+        pairs = np.abs(x[:, None] - x[None]).sum((0, 1))
+        fair = over(np.abs(x - y).mean(0) - pairs / 12).mean(0)
+        np.testing.assert_allclose(of["crps_fair"], fair, **close)
+        brier = ((x > mean + std).mean(0) - (y > mean + std)) ** 2
+        np.testing.assert_allclose(of["brier"], over(brier).mean(0), **close)
+        a, o = centre - mean, y - mean
+        acc = over(a * o) / np.sqrt(over(a * a) * over(o * o))
+        np.testing.assert_allclose(np.asarray(found["acc"], float)[k], acc.mean(0), **close)
+        norm = np.sqrt(over((x - y) ** 2)).mean(0)
+        norm = norm - np.sqrt(over((x[:, None] - x[None]) ** 2)).sum((0, 1)) / 12
+        np.testing.assert_allclose(
+            np.asarray(found["energy_score"], float)[k], norm.mean(0), **close
+        )
+        np.testing.assert_allclose(np.asarray(found["rank_histogram"][k]).sum(-1), 1)
+        below = (x < y).sum(0) == 1
+        second = np.asarray(found["rank_histogram"], float)[k, :, 1]
+        np.testing.assert_allclose(second, over(below).mean(0), **close)
+        power = (np.abs(np.fft.rfft(y)) ** 2 / 16**2 * area * 16).sum(-2).mean(0)
+        np.testing.assert_allclose(
+            np.asarray(found["spectra"]["observed"], float)[k], power, **close
+        )
+        start = every[0][own][:, :69]
+        persistence = np.sqrt(over((start - y) ** 2).mean(0))
+        np.testing.assert_allclose(of["rmse_persistence"], persistence, rtol=1e-5)
+    assert [row[0] for row in np.asarray(found["items"])] == observed_items
 
 
 def test_a_forecast_opens_with_its_coordinates(place):
@@ -114,16 +194,18 @@ def test_what_cannot_be_rolled_out(place, monkeypatch):
 
 def test_options_of_rollouts(place, refusals):
     predict = ["predict", "run", "--out"]
-    one, two, three = refusals(
+    one, two, three, four = refusals(
         1,
         [*predict, "a.zarr", "--members", "3"],
         [*predict, "a.csv", "--rollout", "3"],
         [*predict, "one.zarr", "--rollout", "3"],
+        [*predict, "b.zarr", "--rollout", "3", "--members", "1", "--scores"],
         cwd=place,
     )
     assert "--members is for forecasts: add --rollout STEPS" in one.err
     assert "a.csv" in two.err
     assert "one.zarr already exists" in three.err
+    assert "--scores with 1 member: the spread and the fair CRPS need at least 2" in four.err
 
 
 def test_units_of_times():

@@ -19,7 +19,7 @@ from hpcsamp.cli.posterior import (
     Uncalibrated,
     posterior_of,
 )
-from hpcsamp.cli.rollout import Items, Members, Perturb, Rollout, check_rollout
+from hpcsamp.cli.rollout import Items, Members, Perturb, Rollout, Scores, check_rollout, score_lines
 
 
 def predict(
@@ -50,6 +50,7 @@ def predict(
     members: Members = None,
     items: Items = None,
     perturb: Perturb = None,
+    scores: Scores = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
@@ -114,6 +115,7 @@ def predict(
             "--date-format": date_format,
         }
         of_rollout = {"--members": members, "--items": items, "--perturb": perturb}
+        of_rollout |= {"--scores": 1} if scores else {}
         unused = {
             "--quantiles": quantiles is not None,
             "--keep-samples": keep_samples,
@@ -157,7 +159,7 @@ def predict(
 
             told = forecast(
                 posterior, out, rollout, data=data, split=split, items=items,
-                perturb=perturb or 0.0, overwrite=overwrite,
+                perturb=perturb or 0.0, scores=scores, overwrite=overwrite,
             )  # fmt: skip
             if posterior.topology.is_root:
                 if json_file is not None:
@@ -167,6 +169,8 @@ def predict(
                         f"{told['items']} items of {told['split']}, {told['members']} members, "
                         f"{told['steps']} lead times, {told['checkpoint']}: {out}"
                     )
+                    for line in score_lines(told["scores"]) if scores else ():
+                        typer.echo(line)
             return
         from hpcsamp.prediction.predict import predict as predict_run
 

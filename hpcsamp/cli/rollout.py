@@ -35,6 +35,15 @@ Perturb = Annotated[
     ),
 ]
 
+Scores = Annotated[
+    bool,
+    typer.Option(
+        "--scores",
+        help="Also score a rollout against the split, by lead time and variable; all scores go to "
+        "the file of --json.",
+    ),
+]
+
 
 def check_rollout(
     rollout: int | None, own: Mapping[str, Any], others: Mapping[str, Any], table: Path | None
@@ -52,3 +61,16 @@ def check_rollout(
     for option, value in others.items():
         if value:
             raise UsageError(f"{option} has no effect on --rollout, which writes all members")
+
+
+def score_lines(scores: Mapping[str, Any], variables: int = 4) -> list[str]:
+    """Format RMSE, bias, CRPS and spread-skill ratio of the first variables at some lead times."""
+    of, leads = scores["regions"]["global"], scores["lead_time"]
+    shown = sorted({0, len(leads) // 2, len(leads) - 1})
+    names = ("rmse", "rmse_persistence", "rmse_climatology", "crps_fair", "spread_skill")
+    lines = []
+    for v, variable in enumerate(scores["variables"][:variables]):
+        for k in shown:
+            values = ", ".join(f"{name} {of[name][k][v]:.4g}" for name in names)
+            lines.append(f"{variable}, {leads[k]:g} {scores['lead_unit']}: {values}")
+    return lines

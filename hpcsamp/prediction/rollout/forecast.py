@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,6 @@ import numpy as np
 from torch import Tensor
 
 from hpcsamp.data import Batch, Dataset
-from hpcsamp.data.batch import Converter
-from hpcsamp.data.order import GlobalBatch
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.grid import together
 from hpcsamp.prediction.evaluator import Evaluator
@@ -23,6 +21,8 @@ from hpcsamp.prediction.predict import alone
 from hpcsamp.prediction.rollout.clock import clock_of
 from hpcsamp.prediction.rollout.layout import forecast_layout
 from hpcsamp.prediction.rollout.march import March
+from hpcsamp.prediction.rollout.reading import read_items
+from hpcsamp.prediction.rollout.scoring import Scoring
 from hpcsamp.prediction.rollout.stores import Store, check_out, open_store
 
 
@@ -35,6 +35,7 @@ def forecast(
     split: str | None = None,
     items: int | None = None,
     perturb: float = 0.0,
+    scores: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Roll out ``steps`` steps from items of a split and write all states. Collective.
@@ -51,11 +52,13 @@ def forecast(
         Number of items, from the first; None for all.
     perturb
         See :class:`March`.
+    scores
+        Whether to compare the forecast with the split, see :class:`Scoring`.
 
     Returns
     -------
     dict
-        Facts of the forecast.
+        Facts of the forecast, and its scores.
 
     Raises
     ------
@@ -80,18 +83,21 @@ def forecast(
             "dataset": str(dataset.path), "split": dataset.split, **posterior.facts(),
             "members": posterior.samples, "perturb": perturb,
         }  # fmt: skip
+        scoring = Scoring(march, dataset, steps) if scores else None
         layout = forecast_layout(
             march.channels, march.clock, march.view.units, count, posterior.samples, steps,
             precision(posterior), attributes(facts, dataset.uid),
         )  # fmt: skip
         store = open_store(out, layout, posterior.topology, overwrite, lock)
         try:
-            write_all(march, evaluator, count, steps, store)
+            write_all(march, evaluator, count, steps, store, scoring)
+            found = {} if scoring is None else {"scores": scoring.result()}
             store.finish()
         except BaseException:
             store.abandon()
             raise
-    return {**facts, "file": str(out), "items": count, "steps": steps, "notes": dataset.notes}
+    done = {"file": str(out), "items": count, "steps": steps, "notes": dataset.notes}
+    return {**facts, **done, **found}
 
 
 def check_steps(steps: int, perturb: float) -> None:
@@ -132,13 +138,24 @@ def march_of(posterior: Posterior, evaluator: Evaluator, perturb: float) -> Marc
         return March(posterior, view, clock, partial(inputs_at, posterior, dataset), perturb)
 
 
-def write_all(march: March, evaluator: Evaluator, count: int, steps: int, store: Store) -> None:
-    """Roll out the first ``count`` items of a split into a store. Collective."""
+def write_all(
+    march: March,
+    evaluator: Evaluator,
+    count: int,
+    steps: int,
+    store: Store,
+    scoring: Scoring | None = None,
+) -> None:
+    """Roll out the first ``count`` items of a split into a store, and score it. Collective."""
     topology, members = march.posterior.topology, march.mine
     for batch, own in batches(evaluator, march.posterior, count):
-        with together(topology.world):
-            for lead, state in march.run(batch.x, batch.index, steps):
+        states = march.run(batch.x, batch.index, steps)
+        for _ in range(steps):
+            with together(topology.world):
+                lead, state = next(states)
                 store.write(batch.index[own], members, lead, as_written(state, own))
+            if scoring is not None:
+                scoring.update(lead, batch, own, state)
 
 
 def as_written(state: Tensor, own: np.ndarray) -> np.ndarray:
@@ -157,14 +174,6 @@ def batches(
             return
         yield batch, np.flatnonzero(batch.true & (batch.index < count))
         done += evaluator.loader.order.batch
-
-
-def read_items(posterior: Posterior, dataset: Dataset, items: Sequence[int] | np.ndarray) -> Batch:
-    """Read some items with the standardisation of the run, in the order of batches. Serial."""
-    convert = Converter(dataset, posterior.topology.device, posterior.run.dtype, normalize=True)
-    at = np.asarray(items, np.int64)
-    raw = dict(zip(("x", "y"), dataset.read(at), strict=True))
-    return convert(GlobalBatch(at, np.ones(len(at))), len(at), raw)
 
 
 def inputs_at(posterior: Posterior, dataset: Dataset, items: np.ndarray) -> Tensor:

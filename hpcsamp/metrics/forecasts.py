@@ -1,0 +1,261 @@
+"""Scores of ensemble forecasts of fields by lead time and variable, from sums over points.
+
+Every score is a function of sums (:class:`ForecastSums`), so ranks that hold different items and
+latitudes add theirs up, and the result does not depend on the grid of ranks. Means over points are
+weighted by the area of grid cells. Fields have the units of the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hpcsamp.errors import UsageError
+
+ALPHA = 0.95
+"""Weight of the fair score in the almost fair CRPS (Lang et al. 2024)."""
+LEVELS = (0.05, 0.5, 0.95)
+"""Levels of the quantile scores."""
+POINT = (
+    "weight", "error", "square", "variance", "absolute", "pairs", "persistence", "climatology",
+    "brier", *(f"pinball_{level:g}" for level in LEVELS),
+)  # fmt: skip
+"""Sums over points of one lead time, variable and region."""
+REGIONS = {
+    "global": (-90.0, 90.0),
+    "tropics": (-20.0, 20.0),
+    "northern extratropics": (20.0, 90.0),
+    "southern extratropics": (-90.0, -20.0),
+}
+"""Latitudes of each region in degrees, with both ends (WeatherBench 2)."""
+
+
+def check_members(members: int) -> None:
+    """Refuse an ensemble that is too small for spread and fair scores.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than 2 members.
+    """
+    if members < 2:
+        raise UsageError(
+            f"--scores with {members} member: the spread and the fair CRPS need at least 2 members"
+        )
+
+
+@dataclass
+class ForecastSums:
+    """Sums of the scores of ``L`` lead times, ``V`` variables and ``M`` members.
+
+    Parameters
+    ----------
+    leads, variables, members, longitudes
+        Sizes.
+
+    Attributes
+    ----------
+    points
+        ``(regions, L, V, len(POINT))``.
+    ranks
+        ``(L, V, M + 1)`` weight of the points by the number of members below the observed value; a
+        point whose members tie with it counts in equal parts for each possible rank.
+    events
+        ``(L, V, M + 1, 2)`` by the number of members in which the event occurs: weight of all
+        points, and of those where it is observed.
+    spectra
+        ``(L, V, 2, longitudes // 2 + 1)`` power of zonal waves: mean of the members, and observed.
+    items
+        ``(L, V, 3)`` sums over items: their number, anomaly correlation and energy score.
+    """
+
+    leads: int
+    variables: int
+    members: int
+    longitudes: int
+    points: np.ndarray = field(init=False)
+    ranks: np.ndarray = field(init=False)
+    events: np.ndarray = field(init=False)
+    spectra: np.ndarray = field(init=False)
+    items: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        first, m = (self.leads, self.variables), self.members
+        self.points = np.zeros((len(REGIONS), *first, len(POINT)))
+        self.ranks, self.events = np.zeros((*first, m + 1)), np.zeros((*first, m + 1, 2))
+        self.spectra = np.zeros((*first, 2, self.longitudes // 2 + 1))
+        self.items = np.zeros((*first, 3))
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All sums, to be added over ranks."""
+        return [self.points, self.ranks, self.events, self.spectra, self.items]
+
+    def add(
+        self,
+        lead: int,
+        variable: int,
+        members: np.ndarray,
+        observed: np.ndarray,
+        initial: np.ndarray,
+        mean: np.ndarray,
+        std: np.ndarray,
+        areas: np.ndarray,
+    ) -> None:
+        """Add items on some latitudes.
+
+        Parameters
+        ----------
+        lead, variable
+            Positions of lead time and variable.
+        members
+            ``(M, n, h, W)`` states of the members.
+        observed, initial
+            ``(n, h, W)`` observed state, and initial state, which is the persistence forecast.
+        mean, std
+            ``(h, W)`` climatology; the event is a value above ``mean + std``.
+        areas
+            ``(regions, h)`` weights of the latitudes in each region.
+        """
+        count = len(members)
+        centre = members.mean(0)
+        ordered = np.sort(members, axis=0)
+        # sum over all pairs of |x_i - x_j| of sorted values: 2 sum_k (2k - M - 1) x_(k)
+        factors = 2 * np.arange(1, count + 1) - count - 1
+        pairs = 2 * np.tensordot(factors.astype(float), ordered, 1)
+        above, event = (members > mean + std).sum(0), observed > mean + std
+        each = [
+            np.ones_like(observed),
+            centre - observed,
+            (centre - observed) ** 2,
+            members.var(0, ddof=1),
+            np.abs(members - observed).mean(0),
+            pairs,
+            (initial - observed) ** 2,
+            (mean - observed) ** 2,
+            (above / count - event) ** 2,
+        ]
+        for level in LEVELS:
+            miss = observed - np.quantile(members, level, axis=0)
+            each.append(np.maximum(level * miss, (level - 1) * miss))
+        for k, values in enumerate(each):
+            self.points[:, lead, variable, k] += areas @ values.sum(axis=(0, 2))
+        weight = np.broadcast_to(areas[0][:, None], observed.shape)
+        below, ties = (members < observed).sum(0), (members == observed).sum(0)
+        for rank in range(count + 1):
+            here = (below <= rank) & (rank <= below + ties)
+            self.ranks[lead, variable, rank] += (weight[here] / (ties[here] + 1)).sum()
+        for k, counted in enumerate((weight, weight * event)):
+            self.events[lead, variable, :, k] += np.bincount(
+                above.ravel(), counted.ravel(), minlength=count + 1
+            )
+        for k, fields in enumerate((members, observed[None])):
+            power = np.abs(np.fft.rfft(fields, axis=-1)) ** 2 / self.longitudes**2
+            self.spectra[lead, variable, k] += areas[0] @ power.mean(0).sum(0)
+
+    def add_items(
+        self, lead: int, variable: int, correlation: np.ndarray, energy: np.ndarray
+    ) -> None:
+        """Add scores of whole items, ``(n,)``."""
+        self.items[lead, variable] += [len(correlation), correlation.sum(), energy.sum()]
+
+    def result(self) -> dict[str, Any]:
+        """Compute all scores from the sums; NaN where nothing was observed.
+
+        Returns
+        -------
+        dict
+            ``regions``: by region and score, ``(L, V)``; by score of the globe also ``acc``,
+            ``energy_score``, ``rank_histogram``, ``reliability`` and ``spectra``.
+        """
+        m = self.members
+        with np.errstate(invalid="ignore", divide="ignore"):
+            regions = {name: _scores(self.points[r], m) for r, name in enumerate(REGIONS)}
+            count, correlation, energy = np.moveaxis(self.items, -1, 0)
+            weight = self.points[0, ..., 0]
+            observed = self.events[..., 1] / self.events[..., 0]
+            return {
+                "regions": regions,
+                "acc": correlation / count,
+                "energy_score": energy / count,
+                "rank_histogram": self.ranks / weight[..., None],
+                "reliability": {
+                    "forecast": np.arange(m + 1) / m,
+                    "observed": observed,
+                    "weight": self.events[..., 0] / weight[..., None],
+                },
+                "spectra": {
+                    name: self.spectra[:, :, k] * self.longitudes / weight[..., None]
+                    for k, name in enumerate(("members", "observed"))
+                },
+                "items": count,
+            }
+
+
+def _scores(sums: np.ndarray, m: int) -> dict[str, np.ndarray]:
+    """Scores from sums ``(L, V, len(POINT))``."""
+    of = {name: sums[..., k] / sums[..., 0] for k, name in enumerate(POINT)}
+    rmse, spread = np.sqrt(of["square"]), np.sqrt(of["variance"])
+    fair, plain = (of["absolute"] - of["pairs"] / (2 * n) for n in (m * (m - 1), m * m))
+    return {
+        "rmse": rmse,
+        "bias": of["error"],
+        "spread": spread,
+        "spread_skill": np.sqrt((m + 1) / m) * spread / rmse,
+        "crps": plain,
+        "crps_fair": fair,
+        "crps_almost_fair": ALPHA * fair + (1 - ALPHA) * plain,
+        "brier": of["brier"],
+        "rmse_persistence": np.sqrt(of["persistence"]),
+        "rmse_climatology": np.sqrt(of["climatology"]),
+        **{name: of[name] for name in POINT if name.startswith("pinball")},
+    }
+
+
+def item_sums(
+    members: np.ndarray, observed: np.ndarray, mean: np.ndarray, area: np.ndarray
+) -> np.ndarray:
+    """Sums over the points of each item from which :func:`item_scores` follow.
+
+    Parameters
+    ----------
+    members, observed, mean
+        As for :meth:`ForecastSums.add`.
+    area
+        ``(h,)`` weights of the latitudes.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, 4 + M + M * M)``: weight, the three products of anomalies of the ensemble mean and
+        the observation, and squared distances of the members from the observation and each other.
+    """
+    w = area[:, None]
+    a, o = members.mean(0) - mean, observed - mean
+    products = [np.broadcast_to(w, o.shape), w * a * o, w * a * a, w * o * o]
+    found = [p.sum(axis=(1, 2)) for p in products]
+    found += [(w * (x - observed) ** 2).sum(axis=(1, 2)) for x in members]
+    found += [(w * (x - y) ** 2).sum(axis=(1, 2)) for x in members for y in members]
+    return np.stack(found, 1)
+
+
+def item_scores(sums: np.ndarray, members: int) -> tuple[np.ndarray, np.ndarray]:
+    """Anomaly correlation and energy score of items, ``(n,)`` each.
+
+    The anomaly correlation of the ensemble mean is not centred (WeatherBench 2). The energy score
+    (Gneiting and Raftery 2007, eq. 22) of an item is ``mean_i |x_i - y| - sum_ij |x_i - x_j| /
+    (2 M (M - 1))`` with the norm ``sqrt(mean of squares)`` over the weighted points (fair).
+    """
+    weight, cross, own, seen = sums[:, :4].T
+    distance = np.sqrt(sums[:, 4:] / weight[:, None])
+    pairs = distance[:, members:].sum(1) / (2 * members * (members - 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return cross / np.sqrt(own * seen), distance[:, :members].mean(1) - pairs
+
+
+def region_weights(latitude: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Return ``(regions, H)`` area weights, 0 outside a region."""
+    within = [(latitude >= low) & (latitude <= high) for low, high in REGIONS.values()]
+    return np.where(within, area, 0.0)
