@@ -53,6 +53,32 @@ def test_live_storages_are_counted_once():
     del c
 
 
+def test_the_state_of_a_method_s_own_optimiser_is_what_it_keeps():
+    """Half of the weights are random, by a pattern; a step of the real optimiser is the truth."""
+    for name, optimizer, more in (
+        ("ivon", "Adam", {"bayesian": ["layers.1.*"]}),
+        ("sgld", "SGHMC", {}),
+        ("sgld", "SGLD", {}),
+    ):
+        config = run(
+            f'optimizer.name="{optimizer}"',
+            'loss.name="expected_nll"',
+            method={"name": name, **more},
+        )
+        shapes = DataShapes.of(synthetic("entsoe", 100))
+        made = Run(config, shapes, range(4), torch.device("cpu")).method
+        made.begin(100, 100, 10)
+        own = made.optimizers[optimizer](made.parameters(), lr=1e-3)
+        for p in made.parameters():
+            p.grad = torch.zeros_like(p)
+        own.step()
+        kept = [v for of in own.state.values() for v in of.values() if isinstance(v, torch.Tensor)]
+        expected = 4 * sum(v.numel() for v in kept if v.dim())
+        found = parts(config)
+        assert found[f"state of {optimizer}"].bytes == expected
+        assert (expected > 0) == (optimizer != "SGLD")
+
+
 def test_a_pass_of_a_linear_layer_is_what_is_counted_by_hand():
     with torch.device("meta"):
         layer = nn.Linear(100, 50)

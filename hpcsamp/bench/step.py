@@ -22,8 +22,10 @@ import hpcsamp as hs
 from hpcsamp.collectives import Alone, Collectives
 from hpcsamp.grid import Topology
 from hpcsamp.losses import ELBO
+from hpcsamp.methods import Method
 from hpcsamp.methods.compiling import compile_passes
 from hpcsamp.models import build
+from hpcsamp.names import METHODS
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.training.timeline import STEPS, Timeline
 from hpcsamp.watchdog import here
@@ -32,6 +34,8 @@ from hpcsamp.watchdog import here
 SHAPES: dict[str, tuple[int, ...]] = {"vit": (3, 32, 32), "mlp": (96,)}
 CIFAR, OUTPUTS = (3, 32, 32), 10
 ITEMS = 45_000
+TIMED = ("mean_field", "flipout", "local_reparameterisation", "ivon")
+"""Methods with one set of variational parameters, which can be timed."""
 
 
 @dataclass
@@ -42,6 +46,7 @@ class StepWork:
     samples: int
     batch: int
     loss: str
+    method: str = "mean_field"
 
     def network(self) -> nn.Module:
         """Create the network, with the same weights each time."""
@@ -72,19 +77,38 @@ def plain_passes(work: StepWork, passes: int) -> Callable[[], None]:
     return step
 
 
+def plain_steps(work: StepWork) -> Callable[[], None]:
+    """S steps of Adam on the deterministic network."""
+    network, (x, y) = work.network(), work.data()
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    def step() -> None:
+        for _ in range(work.samples):
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
 def ours(
     work: StepWork, collectives: Collectives, memory: str = "auto", compiled: bool = False
 ) -> Callable[[], None]:
     """The training step of hpcsamp, with passes compiled by ``torch.compile`` if ``compiled``."""
     x, y = work.data()
-    method = hs.MeanField(work.network(), prior_std=0.2, seed=1)
+    method: Method = METHODS.find(work.method)(work.network(), prior_std=0.2, seed=1)
+    method.begin(ITEMS, 1000, 100)
     if compiled:
         compile_passes(method, x, range(work.samples))
     data_loss = hs.losses.make(work.loss, "classification")
     loss = ELBO(data_loss, ITEMS, collectives, memory=memory)  # type: ignore[arg-type]
-    optimizer = hs.distribute(
-        torch.optim.Adam(method.parameters(), fused=True), collectives, method
+    own = method.optimizers.get("Adam")
+    adam = (
+        torch.optim.Adam(method.parameters(), fused=True)
+        if own is None
+        else own(method.parameters())
     )
+    optimizer = hs.distribute(adam, collectives, method)
 
     def step() -> None:
         value = loss(method, x, y, samples=work.samples)
@@ -153,6 +177,7 @@ def compare(
     alone: dict[str, Callable[[], None]] = {}
     if topology.is_root:
         alone["plain"] = plain_passes(work, work.samples)
+        alone["plain Adam"] = plain_steps(work)
         alone["one rank"] = ours(work, Alone())
         if compiled:
             alone["compiled"] = ours(work, Alone(), compiled=True)
@@ -208,9 +233,11 @@ def _timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def one_step_for_memory(model: str, samples: int, batch: int, loss: str, memory: str) -> None:
+def one_step_for_memory(
+    model: str, samples: int, batch: int, loss: str, method: str, memory: str
+) -> None:
     """Run two steps, in a process whose peak memory is measured."""
     torch.set_num_threads(1)
-    step = ours(StepWork(model, samples, batch, loss), Alone(), memory)
+    step = ours(StepWork(model, samples, batch, loss, method), Alone(), memory)
     step()
     step()

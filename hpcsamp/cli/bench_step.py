@@ -19,6 +19,10 @@ def step(
     ranks: Ranks = 2,
     repeat: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     loss: Annotated[str, typer.Option(help="Data loss.")] = "expected_nll",
+    method: Annotated[
+        str,
+        typer.Option(help="mean_field, flipout, local_reparameterisation or ivon."),
+    ] = "mean_field",
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Also time torch_blue.")
     ] = True,
@@ -51,21 +55,27 @@ def step(
 
         hpcsamp bench step --model mlp --ranks 2
 
-        hpcsamp bench step --model vit --samples 4 --no-baseline --json step.json
+        hpcsamp bench step --method ivon --samples 1 --ranks 1 --no-baseline --repeat 40
     """
     from hpcsamp.bench.launch import launch
-    from hpcsamp.bench.step import SHAPES
+    from hpcsamp.bench.step import SHAPES, TIMED
     from hpcsamp.errors import UsageError
     from hpcsamp.launcher import one_of_several
     from hpcsamp.names import MODELS
+    from hpcsamp.spelling import suggest
 
     MODELS.find(model)
+    if method not in TIMED:
+        raise UsageError(
+            f"--method {method!r}{suggest(method, TIMED)}; choose from {', '.join(TIMED)}"
+        )
     baseline = baseline and model in SHAPES  # torch_blue does not support batch statistics
     if samples < ranks and not one_of_several():
         raise UsageError(f"--samples {samples} cannot be split over --ranks {ranks}")
     if not one_of_several():
         arguments = ["bench", "step", "--model", model, "--samples", str(samples)]
         arguments += ["--batch", str(batch), "--repeat", str(repeat), "--loss", loss]
+        arguments += ["--method", method]
         arguments += ["--baseline" if baseline else "--no-baseline"]
         arguments += ["--compile"] if compiled else []
         arguments += ["--memory" if memory else "--no-memory"]
@@ -74,7 +84,7 @@ def step(
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
     _measured_step(
-        model, samples, batch, repeat, loss, baseline, compiled, memory, json_file, profile
+        model, samples, batch, repeat, loss, method, baseline, compiled, memory, json_file, profile
     )
 
 
@@ -84,6 +94,7 @@ def _measured_step(
     batch: int,
     repeat: int,
     loss: str,
+    method: str,
     baseline: bool,
     compiled: bool,
     memory: bool,
@@ -99,12 +110,13 @@ def _measured_step(
 
     topology = init("world", device="cpu")
     timeline = Timeline(topology) if profile else None
-    work = StepWork(model, samples, batch, loss)
+    work = StepWork(model, samples, batch, loss, method)
     found = compare(work, topology, repeat, baseline, timeline, compiled)
     if topology.is_root:
         rows = []
         for label, above, below in (
             (f"1 rank / {samples} plain passes", "one rank", "plain"),
+            (f"1 rank / {samples} plain steps of Adam", "one rank", "plain Adam"),
             (
                 f"{topology.size} ranks / plain passes on as many cores",
                 "all ranks",
@@ -123,7 +135,7 @@ def _measured_step(
             for s in (1, samples):
                 code = (
                     "from hpcsamp.bench.step import one_step_for_memory as run; "
-                    f"run({model!r}, {s}, {batch}, {loss!r}, 'auto')"
+                    f"run({model!r}, {s}, {batch}, {loss!r}, {method!r}, 'auto')"
                 )
                 peaks[s] = peak_rss_mb_of(code, {"OMP_NUM_THREADS": "1"})
             found["peak_rss_mb"] = peaks
@@ -131,7 +143,8 @@ def _measured_step(
             rows.append([label, f"{peaks[samples] / peaks[1]:.3f}", "", ""])
         times = ", ".join(f"{k} {v:.3f} s" for k, v in found["seconds"].items())
         show(
-            f"{model}, S = {samples}, batch {batch}, {found['threads']} thread per rank; {times}",
+            f"{model}, {method}, S = {samples}, batch {batch}, {found['threads']} thread per rank; "
+            f"{times}",
             ["ratio", "median", "min", "max"],
             rows,
             json_file=json_file,

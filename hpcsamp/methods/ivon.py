@@ -143,6 +143,11 @@ class Ivon(MeanField):
             items=self._items, scale=self._scale,
         )  # fmt: skip
 
+    def optimizer_numbers(self, name: str) -> int | None:
+        """See :meth:`Method.optimizer_numbers`: one momentum, and Adam's of other parameters."""
+        random = self.drawn_numbers
+        return random + 2 * (self.numbers - 2 * random) if name in self.optimizers else None
+
     def after_step(self) -> None:
         """See :meth:`Method.after_step`.
 

@@ -93,6 +93,10 @@ class Chains(Members):
         """``SGLD`` and ``SGHMC``, with this method's noise and step sizes."""
         return {"SGLD": self._sgld, "SGHMC": self._sghmc}
 
+    def optimizer_numbers(self, name: str) -> int | None:
+        """See :meth:`Method.optimizer_numbers`: the velocities of SGHMC."""
+        return {"SGLD": 0, "SGHMC": self.numbers}.get(name)
+
     def _sgld(self, parameters: Any, lr: float, temperature: float = 1.0) -> torch.optim.Optimizer:
         return self._made(eager(SGLD)(parameters, lr, temperature=temperature, **self._dynamics()))
 

@@ -64,6 +64,10 @@ class Shareable(Predicting):
         """Total size of the parameters, including the shares of other ranks."""
         return sum(p.numel() for p in self.parameters())
 
+    def optimizer_numbers(self, name: str) -> int | None:
+        """Number of values that this method's own optimiser keeps; None for torch's optimisers."""
+        return None
+
     @property
     def drawn_numbers(self) -> int:
         """Number of weights that are drawn, i.e. that have a standard deviation."""

@@ -118,7 +118,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     together = mine if memory == "keep" else len(first)
     part = -(-batch // config.data.accumulate)
     found = _pass(run, part, rough)
-    state = _state_factor(config) * trained
+    state = item * _state_numbers(run)
     sharded = bool(config.optimizer.sharded)
     shares = grid.sample_size if config.optimizer.sharded == "weights" else 1
     of = f", 1/{shares}" * (shares > 1)
@@ -209,7 +209,7 @@ def copied(run: Run, grid: Grid) -> Part:
     sharded, trained = config.optimizer.sharded, item * run.method.numbers
     shares = grid.sample_size if sharded == "weights" else 1
     weights = trained * (2 if config.training.ema else 1) // shares
-    state = round(_state_factor(config) * trained / (grid.sample_size if sharded else 1))
+    state = round(item * _state_numbers(run) / (grid.sample_size if sharded else 1))
     alike = [grid.data_size * (1 if own else grid.sample_size)
              for own in (apart or shares > 1, apart or bool(sharded))]  # fmt: skip
     return Part(
@@ -353,6 +353,12 @@ def _pass(run: Run, batch: int, rough: bool) -> _Pass:
         return _Pass(0, unknown=f"{type(e).__name__}: {e}".splitlines()[0][:80])
     groups = (g for g in axis.groups if isinstance(g, ImaginedGroup) and g.most)
     return _Pass(found, tuple(g.most for g in groups))
+
+
+def _state_numbers(run: Run) -> float:
+    """Return how many values the optimiser keeps."""
+    own = run.method.optimizer_numbers(run.config.optimizer.name)
+    return _state_factor(run.config) * run.method.numbers if own is None else own
 
 
 def _state_factor(config: RunConfig) -> float:
