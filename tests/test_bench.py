@@ -21,7 +21,7 @@ def test_bench_step_starts_its_ranks_and_prints_ratios(hpcsamp, tmp_path):
     found = json.loads((tmp_path / "t.json").read_text())
     assert found["ranks"] == 2
     assert {len(v) for v in found["rounds"].values()} == {2}
-    names = {"plain", "one rank", "torch_blue", "plain on all ranks", "all ranks"}
+    names = {"plain", "plain Adam", "one rank", "torch_blue", "plain on all ranks", "all ranks"}
     assert set(found["seconds"]) == names
     assert set(found["peak_rss_mb"]) == {"1", "3"}
 
@@ -31,6 +31,9 @@ def test_bench_step_refuses_what_it_cannot_split(hpcsamp):
     assert done.code == 2
     assert "--samples 2" in done.err
     assert "--ranks 3" in done.err
+    done = hpcsamp(1, "bench", "step", "--method=ivo")
+    assert done.code == 2
+    assert "did you mean 'ivon'" in done.err
 
 
 def test_bench_dropout_says_what_masks_cost(hpcsamp, tmp_path):
