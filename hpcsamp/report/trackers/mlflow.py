@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcsamp.report.trackers import Identity
 
-_STEPS = "hpcsamp.steps"
+_STEPS = "hpcsamp_steps"
 """Tag with the last step written of each event, so that nothing is written twice."""
 
 
