@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from hpcsamp.errors import UsageError, one_line
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Vendor = Literal["", "nvidia", "amd"]
@@ -287,3 +288,18 @@ def try_out(device: torch.device) -> None:
         raise UsageError(
             f"{device} cannot be used: it computed 2 + 2 = {found:g}; to use the CPU, {CPU}"
         )
+
+
+def on_device(
+    array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Return a small array as a tensor on a device, without waiting for earlier work of a GPU.
+
+    A copy from ordinary memory would wait; this one goes through page-locked memory, which torch
+    keeps until the copy is complete. On a CPU the tensor may share memory with the array.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return torch.as_tensor(array, dtype=dtype, device=device)
+    return torch.as_tensor(array, dtype=dtype).pin_memory().to(device, non_blocking=True)

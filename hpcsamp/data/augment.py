@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from hpcsamp.data.slabs import Box
+from hpcsamp.devices import on_device
 from hpcsamp.errors import UsageError
 from hpcsamp.names import Share
 from hpcsamp.streams import Purpose, key
@@ -238,7 +239,7 @@ class Augmentation:
         drawn = np.broadcast_to(drawn, (len(samples), len(index)))
         rows = outputs.reshape(*outputs.shape[:2], -1, width)
         columns = (np.arange(width) + drawn[..., None]) % width
-        at = torch.as_tensor(columns, device=outputs.device)[:, :, None].expand(rows.shape)
+        at = on_device(columns, outputs.device)[:, :, None].expand(rows.shape)
         return torch.take_along_dim(rows, at, dim=-1).view(outputs.shape)
 
     def offsets(self, index: np.ndarray, epoch: int, samples: range, width: int) -> ViewOffsets:
@@ -293,8 +294,8 @@ class Augmentation:
         return source[
             items[None, :, None, None, None],
             torch.arange(x.shape[1], device=x.device)[None, None, :, None, None],
-            torch.as_tensor(rows, device=x.device)[:, :, None, :, None],
-            torch.as_tensor(columns, device=x.device)[:, :, None, None, :],
+            on_device(rows, x.device)[:, :, None, :, None],
+            on_device(columns, x.device)[:, :, None, None, :],
         ]
 
     def _padded(self, x: torch.Tensor) -> torch.Tensor:

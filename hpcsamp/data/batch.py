@@ -14,6 +14,7 @@ from hpcsamp.data.order import GlobalBatch
 from hpcsamp.data.parts import ReadBoxes, parts_of
 from hpcsamp.data.roles import WEIGHT, Kind
 from hpcsamp.data.shard import check_labels
+from hpcsamp.devices import on_device
 
 FAR, DECADES = 1000, 30
 """Largest ``|mean| / std`` and largest ``|log10 std|`` for which float32 keeps enough digits."""
@@ -168,7 +169,7 @@ class Converter:
             x=x if data.has_several_inputs else x["x"],
             y=y if several else y["y"],
             index=own.items,
-            weight=torch.as_tensor(weight, dtype=self.dtype, device=self.device),
+            weight=on_device(weight, self.device, self.dtype),
             count=count,
             mask=(mask if several else mask["y"]) if mask else None,
             true=np.asarray(own.weight) > 0,

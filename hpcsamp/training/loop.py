@@ -18,6 +18,7 @@ from hpcsamp import heap
 from hpcsamp.config import RunConfig, seconds
 from hpcsamp.data import Batch, Dataset
 from hpcsamp.data.staged import staged
+from hpcsamp.devices import on_device
 from hpcsamp.grid import Topology, together
 from hpcsamp.losses import Parts
 from hpcsamp.methods.compiling import compile_passes
@@ -286,7 +287,7 @@ class Trainer:
         step = method.step
         began = time.perf_counter()
         x, stacked, undo = self.feed.augmented(epoch, batch)
-        index = torch.from_numpy(batch.index).to(batch.device)
+        index = on_device(batch.index, batch.device)
         loss = made.loss(
             method,
             x,
