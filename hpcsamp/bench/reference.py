@@ -92,6 +92,13 @@ METHODS: dict[str, Mapping[str, Settings]] = {
             40, 0.05, "SGHMC", False, {"prior_std": 1.0, "cycles": 2, "exploration": 0.6}
         ),
     },
+    "svgd": {
+        "diabetes": Settings(60, 5e-3, arguments={"prior_std": 0.3, "kernel": "imq"}, samples=5),
+        "breast_cancer": Settings(
+            60, 5e-3, arguments={"prior_std": 0.5, "kernel": "imq"}, samples=5
+        ),
+        "digits": Settings(40, 5e-3, arguments={"prior_std": 0.5, "kernel": "imq"}, samples=5),
+    },
     "swag": {
         "diabetes": Settings(60, 0.02, "SGD", False, {"prior_std": 0.3, "start": 0.5}),
         "breast_cancer": Settings(60, 0.02, "SGD", False, {"prior_std": 0.5, "start": 0.5}),
@@ -202,7 +209,7 @@ def _method(name: str, data: SplitArrays, settings: Settings, seed: int) -> dict
 def _judge(
     made: methods.Method, likelihood: losses.Likelihood, data: SplitArrays
 ) -> dict[str, float]:
-    number_of_its_own = isinstance(made, (methods.Ensemble, methods.Chains))
+    number_of_its_own = isinstance(made, (methods.Ensemble, methods.Chains, methods.SVGD))
     count = made.prediction_samples(None if number_of_its_own else PREDICTIONS)
     x, y = torch.from_numpy(data.x_test).float(), torch.from_numpy(data.y_test)
     y = y[:, None].float() if data.task == "regression" else y
