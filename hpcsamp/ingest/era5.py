@@ -33,6 +33,7 @@ from hpcsamp.ingest.fields import (
     units_of,
 )
 from hpcsamp.ingest.source import Source, check_fractions
+from hpcsamp.ingest.steps import Steps
 
 if TYPE_CHECKING:
     import xarray
@@ -71,6 +72,7 @@ class Era5(Source):
         self._time = self.store["time"].values.astype("datetime64[h]")
         # poles and direction of latitude stay as in the store; rows are latitudes
         self._masks = np.stack([self._load(name) for name in MASKS])
+        self._states = Steps(self._state)
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
@@ -78,20 +80,22 @@ class Era5(Source):
         x = np.empty((len(at), *self.arrays["x"].shape), np.float32)
         y = np.empty((len(at), *self.arrays["y"].shape), np.float32)
         for i, t in enumerate(at.tolist()):
-            self._state(t, x[i, : len(VARIABLES)])
+            x[i, : len(VARIABLES)] = self._states(t)
             x[i, len(VARIABLES) : -4] = self._masks
             x[i, -4:] = features(self._latitude, self._longitude, self._time[t])
-            self._state(t + self.ahead, y[i])
+            y[i] = self._states(t + self.ahead)
         hours = (self._time[at] - EPOCH) / np.timedelta64(1, "h")
         return {"x": x, "y": y, "time": hours.astype(np.float64)}
 
-    def _state(self, t: int, out: np.ndarray) -> None:
-        """Read the 69 variables at one time into ``out``, ``(69, latitudes, longitudes)``."""
+    def _state(self, t: int) -> np.ndarray:
+        """Read the 69 variables at one time, shape ``(69, latitudes, longitudes)``."""
+        out = np.empty(self.arrays["y"].shape, np.float32)
         for place, name in enumerate(SURFACE):
             out[place] = self._load(name, time=t)
         for place, name in enumerate(UPPER):
             first = len(SURFACE) + place * len(LEVELS)
             out[first : first + len(LEVELS)] = self._load(name, time=t, level=list(LEVELS))
+        return out
 
     def _load(self, name: str, *, time: int | None = None, level: Any = None) -> np.ndarray:
         assert self.store is not None

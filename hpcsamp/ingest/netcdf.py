@@ -55,6 +55,9 @@ class Gridded(Source):
         Labels of each split, for classification.
     store, unread
         The local folder of a zarr store, and its variables that are not read.
+    stepwise
+        Whether items are read one after the other, because variables of a time step are read
+        together.
     """
 
     parts: list[xarray.Dataset] = field(default_factory=list)
@@ -65,9 +68,13 @@ class Gridded(Source):
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     store: Path | None = None
     unread: frozenset[str] = frozenset()
+    stepwise: bool = False
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
+        if self.stepwise and stop - start > 1:
+            items = [self.read(split, at, at + 1) for at in range(start, stop)]
+            return {name: np.concatenate([item[name] for item in items]) for name in items[0]}
         assert self.x_stack is not None
         assert self.y_stack is not None
         rows = self.rows[split][start:stop]
@@ -160,25 +167,9 @@ def netcdf(
 
     hpcsamp ingest netcdf era.nc --x t --x u --y t --select level=500,850 --out data/levels
     """
-    import xarray
-
-    paths = [Path(f) for f in files]
-    parts = []
-    for path in paths:
-        try:
-            parts.append(xarray.open_dataset(path, cache=False))
-        except Exception as e:  # readers raise many kinds of errors for damaged files
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-            if "netCDF4" in str(e) or "engine" in str(e):
-                reason = "not a netCDF file, or h5netcdf is missing: pip install hpcsamp[weather]"
-            raise DataError(f"{path}: cannot be read: {reason}") from None
-    source = {
-        "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),
-        "sha256": ", ".join(sha256(p) for p in paths),
-    }
-    return gridded(parts, [str(p) for p in paths], source, x, y, sample=sample, selection=select,
-                   lead=lead, task=task, keep_missing=keep_missing, fractions=fractions, seed=seed,
-                   rule=rule, normalize_y=normalize_y)  # fmt: skip
+    return from_files(files, x, y, engine=None, sample=sample, select=select, lead=lead, task=task,
+                      keep_missing=keep_missing, fractions=fractions, seed=seed, rule=rule,
+                      normalize_y=normalize_y)  # fmt: skip
 
 
 def zarr(
@@ -236,6 +227,39 @@ def zarr(
     made.store = local if local.is_dir() else None
     made.unread = frozenset(map(str, opened.data_vars)) - {*x, *y, *(rule.columns if rule else ())}
     return made
+
+
+def from_files(
+    files: Sequence[str | Path],
+    x: Sequence[str],
+    y: Sequence[str],
+    *,
+    engine: str | None,
+    select: Sequence[str],
+    **options: Any,
+) -> Gridded:
+    """Build a source from files that an engine of xarray opens; see :func:`netcdf`."""
+    import xarray
+
+    paths = [Path(f) for f in files]
+    # cfgrib would write an index beside each file
+    given: dict[str, Any] = {"backend_kwargs": {"indexpath": ""}} if engine == "cfgrib" else {}
+    parts = []
+    for path in paths:
+        try:
+            parts.append(xarray.open_dataset(path, engine=engine, cache=False, **given))
+        except Exception as e:  # readers raise many kinds of errors for damaged files
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            if engine is not None and "unrecognized engine" in str(e):
+                reason = f"{engine} is missing: pip install hpcsamp[grib]"
+            elif "netCDF4" in str(e) or "engine" in str(e):
+                reason = "not a netCDF file, or h5netcdf is missing: pip install hpcsamp[weather]"
+            raise DataError(f"{path}: cannot be read: {reason}") from None
+    source = {
+        "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),
+        "sha256": ", ".join(sha256(p) for p in paths),
+    }
+    return gridded(parts, [str(p) for p in paths], source, x, y, selection=select, **options)
 
 
 def gridded(
