@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.losses import Gaussian
 from hpcsamp.losses.labels import Categorical, Pixelwise
+from hpcsamp.methods import Ensemble
 from hpcsamp.methods.curvature import FORMS, Kronecker, best_precision, effective, log_evidence
 from hpcsamp.methods.laplace import Laplace
 from hpcsamp.prediction.gauss_newton import GaussNewton, check_probit
@@ -266,6 +268,17 @@ def test_refusals():
             GaussNewton(network, network, kind, likelihood, x)
     with pytest.raises(UsageError, match="probit is for labels"):
         check_probit(Gaussian(1.0))
+
+
+def test_several_sets_of_weights_and_model_ranks_are_refused():
+    """Before any data are read: not parts of a network, and not several sets of weights."""
+    members = Ensemble(lambda s: nn.Linear(3, 2), 2)
+    run = SimpleNamespace(
+        method=members, config=SimpleNamespace(method=SimpleNamespace(name="ensemble"))
+    )
+    for ranks, match in ((2, r"set parallel\.model = 1"), (1, "but ensemble has 2; train with")):
+        with pytest.raises(UsageError, match=match):
+            kept.point_network(run, SimpleNamespace(model_size=ranks))
 
 
 RUNS = """runs = {
