@@ -121,6 +121,7 @@ SETS = Registry(  # sources of hpcsamp ingest
         "makani": "hpcsamp.ingest.layouts:makani",
         "tar": "hpcsamp.ingest.tar:tar",
         "cifar10": "hpcsamp.ingest.cifar10:cifar10",
+        "series": "hpcsamp.ingest.series:series",
         "entsoe": "hpcsamp.ingest.entsoe:entsoe",
         "era5": "hpcsamp.ingest.era5:era5",
         "synthetic": "hpcsamp.ingest.synthetic:synthetic",

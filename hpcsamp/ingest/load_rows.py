@@ -120,10 +120,10 @@ def _transparency(path: Path, header: Sequence[str]) -> tuple[int, int, Minute]:
     unit = re.search(r"\[(.*?)\]", header[loads[0]])
     if unit is not None and unit[1] != "MW":
         raise DataError(f"{path}: column {header[loads[0]]!r} is in {unit[1]}, but MW is needed")
-    return times[0], loads[0], _zone(path, header[times[0]])
+    return times[0], loads[0], zone_parser(path, header[times[0]])
 
 
-def _zone(path: Path, column: str) -> Minute:
+def zone_parser(path: Path, column: str) -> Minute:
     """Return the function that parses times of a column such as ``Time (CET/CEST)``."""
     zone = column.partition("(")[2].rstrip(") ")
     winter = zone.partition("/")[0].strip()

@@ -31,7 +31,23 @@ BLOCK = 2**20
 """Number of cells held as text at a time."""
 
 MISSING = frozenset(
-    {"", "-", "?", ".", "NA", "N/A", "NaN", "NULL", "None", "na", "n/a", "nan", "null", "none"}
+    {
+        "",
+        "-",
+        "?",
+        ".",
+        "NA",
+        "N/A",
+        "n/e",
+        "NaN",
+        "NULL",
+        "None",
+        "na",
+        "n/a",
+        "nan",
+        "null",
+        "none",
+    }
 )
 """Cells that mark a missing number."""
 

@@ -30,6 +30,10 @@ class Times:
         self.path, self.form = path, form
         self._aware: dict[str, bool] = {}
 
+    def aware(self, column: str) -> bool:
+        """Whether the times of a column that were read have a time zone."""
+        return self._aware.get(column, False)
+
     def read(self, cell: str, line: int, column: str) -> int:
         """Parse one cell; an empty cell is NaT.
 

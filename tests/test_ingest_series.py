@@ -1,0 +1,143 @@
+"""Windows of time series from tables."""
+
+import datetime as dt
+
+import numpy as np
+import pytest
+
+from hpcsamp.data import Dataset
+from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest import build
+from hpcsamp.ingest.numbers import Notation
+from hpcsamp.ingest.series import series
+
+START = dt.datetime(2021, 1, 1)
+
+
+def hourly(path, count=400, change=lambda rows: rows, head="utc_timestamp,load"):
+    rows = [[f"{START + dt.timedelta(hours=i):%Y-%m-%dT%H:%M:%S}Z", str(i)] for i in range(count)]
+    path.write_text("\n".join([head, *(",".join(r) for r in change(rows))]) + "\n")
+    return path
+
+
+def both(source, split):
+    found = source.read(split, 0, source.splits[split])
+    return found["x"], found["y"], found["origin"]
+
+
+def test_windows_stay_in_their_split_and_know_no_future(tmp_path):
+    path = hourly(tmp_path / "a.csv")
+    plain = series([path], "utc_timestamp", "load", 24, 6, calendar="none")
+    for split, low, high in (("train", 0, 320), ("valid", 320, 360), ("test", 360, 400)):
+        x, y, origin = both(plain, split)
+        assert plain.splits[split] == high - low - 30 + 1
+        assert (x.min(), y.max()) == (low, high - 1)
+        assert (np.diff(np.concatenate([x, y], 1)) == 1).all()
+        begin = (START - dt.datetime(1970, 1, 1)).total_seconds() / 60
+        assert (origin == begin + 60 * x[:, -1]).all()
+    whole = series([path], "utc_timestamp", "load", 24, 6, every=3)
+    names = whole.arrays["x"].names
+    assert names[:2] == ["load", "known"]
+    assert len(names) == 6  # the train part has weeks, but not a year
+    x, y, _ = both(whole, "valid")
+    assert len(x) == 4
+    assert (x[:, 0, 24:] == 159.5).all()  # the mean of train, not the values to forecast
+    assert (x[:, 1] == (np.arange(30) < 24)).all()
+    hours = (x[:, 0, 0][:, None] + np.arange(30)) % 24
+    np.testing.assert_allclose(x[:, 2], np.sin(2 * np.pi * hours / 24), atol=1e-6)
+    build(whole, tmp_path / "set")
+    manifest = Dataset.open(tmp_path / "set").manifest
+    assert manifest.source["series"]["step"] == 3600
+
+
+def test_missing_values_are_dropped_or_masked(tmp_path):
+    def holes(rows):
+        rows[100][1] = ""
+        return rows[:200] + rows[205:]
+
+    path = hourly(tmp_path / "a.csv", change=holes)
+    dropped = series([path], "utc_timestamp", "load", 24, 6, calendar="none")
+    assert dropped.splits["train"] == 291 - 30 - 34
+    assert "5 times are missing in 1 gaps, the first after 2021-01-09 07:00 UTC" in dropped.report
+    kept = series([path], "utc_timestamp", "load", 24, 6, calendar="none", missing="mask")
+    x, y, _ = both(kept, "train")
+    assert kept.missing == "nan"
+    assert len(x) == 291
+    assert (x[90, :, 10] == [x[0, 0, 24], 0]).all()
+    assert np.isnan(y[76, 0])
+
+
+def test_several_series_are_scaled_by_train(tmp_path):
+    rows = [
+        f"{START + dt.timedelta(hours=i)};{name};{str(scale * i).replace('.', ',')}"
+        for i in range(200)
+        for name, scale in (("a", 1.5), ("b", 1000))
+    ]
+    path = tmp_path / "two.csv"
+    path.write_text("\n".join(["time;area;load", *rows]))
+    how = {"id_column": "area", "delimiter": ";", "notation": Notation(decimal=",")}
+    source = series([path], "time", "load", 10, 5, **how)
+    found = source.read("train", 0, source.splits["train"])
+    half = len(found["y"]) // 2
+    np.testing.assert_allclose(found["y"][:half], found["y"][half:], atol=1e-5)
+    assert (found["series"] == np.arange(2 * half) // half).all()
+    mean, std = source.source["series"]["scales"][1]
+    assert (mean, std) == (79_500, pytest.approx(1000 * np.arange(160).std()))
+
+
+def test_local_times(tmp_path):
+    local = [START.replace(month=10, day=30) + dt.timedelta(hours=h) for h in range(48)]
+    local = local[:27] + local[26:]  # on 2021-10-31, 02:00 occurs twice in Berlin
+    path = tmp_path / "local.csv"
+    path.write_text("\n".join(["time,load", *(f"{t},{i}" for i, t in enumerate(local))]))
+    how = {"valid": 0, "test": 0, "calendar": "none"}
+    source = series([path], "time", "load", 10, 5, timezone="Europe/Berlin", **how)
+    assert source.splits["train"] == 49 - 14
+    assert source.report[0].startswith("49 rows from 2021-10-29 22:00 to 2021-10-31 22:00 UTC")
+    with pytest.raises(DataError, match=r"line 29: 2021-10-31 02:00 UTC occurs twice .*line 28"):
+        series([path], "time", "load", 10, 5, **how)
+    with pytest.raises(UsageError, match="Europe/Bonn: no such time zone"):
+        series([path], "time", "load", 10, 5, timezone="Europe/Bonn")
+    path.write_text("time,load\n2021-03-28 01:00,1\n2021-03-28 02:00,2\n2021-03-28 03:00,3\n")
+    with pytest.raises(DataError, match="line 3: 2021-03-28 02:00 does not exist"):
+        series([path], "time", "load", 1, 1, timezone="Europe/Berlin")
+
+
+def test_faults_have_both_numbers(tmp_path):
+    def late(rows):
+        rows[50][0] = rows[50][0].replace(":00:00Z", ":07:00Z")
+        return rows
+
+    path = hourly(tmp_path / "a.csv", change=late)
+    with pytest.raises(DataError, match=r"line 52: .* is 67 min after .* step of the series is 1 h"):
+        series([path], "utc_timestamp", "load")
+    path = hourly(tmp_path / "b.csv", 50)
+    with pytest.raises(DataError, match=r"40 of 50 times are train, .* 96 \+ 24 = 120"):
+        series([path], "utc_timestamp", "load")
+    with pytest.raises(UsageError, match="'month' is not one of"):
+        series([path], "utc_timestamp", "load", 4, 2, calendar="day+month")
+
+
+def test_entsoe_header(tmp_path):
+    rows = [START + dt.timedelta(hours=h) for h in range(60)]
+    head = '"Time (CET/CEST)","Actual Total Load [MW] - FR"'
+    lines = [f'"{t:%d.%m.%Y %H:%M} - x",{i if i != 30 else "n/e"}' for i, t in enumerate(rows)]
+    path = tmp_path / "fr.csv"
+    path.write_text("\n".join([head, *lines]))
+    target = "Actual Total Load [MW] - FR"
+    source = series([path], "Time (CET/CEST)", target, 10, 5, calendar="none")
+    assert source.report[0].startswith("60 rows from 2020-12-31 23:00 to 2021-01-03 10:00 UTC")
+    assert "15 of " in source.report[-1]
+
+
+def test_parquet_equals_csv(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    times = pa.array([START + dt.timedelta(hours=i) for i in range(400)], pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"utc_timestamp": times, "load": list(map(float, range(400)))}),
+                   tmp_path / "a.parquet")  # fmt: skip
+    csv = hourly(tmp_path / "a.csv")
+    one, two = (series([p], "utc_timestamp", "load", 24, 6) for p in (csv, tmp_path / "a.parquet"))
+    for a, b in zip(both(one, "test"), both(two, "test"), strict=True):
+        np.testing.assert_array_equal(a, b)
