@@ -109,7 +109,7 @@ def test_faults_have_both_numbers(tmp_path):
         return rows
 
     path = hourly(tmp_path / "a.csv", change=late)
-    with pytest.raises(DataError, match=r"line 52: .* is 67 min after .* step of the series is 1 h"):
+    with pytest.raises(DataError, match=r"line 52: .* is 67 min after .* series is 1 h"):
         series([path], "utc_timestamp", "load")
     path = hourly(tmp_path / "b.csv", 50)
     with pytest.raises(DataError, match=r"40 of 50 times are train, .* 96 \+ 24 = 120"):
