@@ -189,7 +189,7 @@ def series(
         if parquet:
             own = found[time].astype("datetime64[s]").astype(np.int64)
         else:
-            known_value = np.isfinite(values).any(0)
+            known_value = np.asarray(np.isfinite(values).any(0))
             convert = converter(table, time, date_format, zone)
             cells = found[time].tolist()
             own = seconds_of(table, cells, indices(named)[1], known_value, convert)
