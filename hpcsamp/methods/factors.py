@@ -10,6 +10,7 @@ samples of a chunk are rows of one product.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -117,3 +118,20 @@ def add_factors(module: nn.Module, method: str) -> dict[str, nn.Module]:
 def is_factor(name: str) -> bool:
     """Whether this is the name of a factor."""
     return name.rpartition(".")[2] in FACTORS
+
+
+def without_factors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values of a plain network: weights ``W * outer(s, r)``, and no factors."""
+    found = {name: value for name, value in values.items() if not is_factor(name)}
+    for name in filter(is_factor, values):
+        path, _, key = name.rpartition(".")
+        of = f"{path}.weight" if path else "weight"
+        weight, factor = found[of], values[name]
+        if key == FACTORS[1]:
+            found[of] = weight * factor[:, None]
+            continue
+        inner, ends = weight.shape[1], weight.shape[2:]
+        groups = len(factor) // inner
+        rows = factor.reshape(groups, 1, inner, *[1] * len(ends))
+        found[of] = (weight.unflatten(0, (groups, -1)) * rows).flatten(0, 1)
+    return found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
+from hpcsamp.methods.factors import without_factors
 from hpcsamp.streams import Purpose, torch_generator
 from hpcsamp.weights.calling import Caller
 from hpcsamp.weights.extra import extra_of, put_extra
@@ -60,7 +61,7 @@ def weights_of(method: Method, x: Any, sample: int) -> dict[str, Tensor]:
             method(x, samples=one, step=0)
         finally:
             hook.remove()
-    return seen
+    return without_factors(seen)
 
 
 def network_of(method: Method, make: Callable[[], nn.Module], x: Any, sample: int) -> nn.Module:
