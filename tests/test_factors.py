@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import BatchEnsemble, Rank1
+from hpcsamp.prediction.draws import weights_of
 
 S = 3
 
@@ -146,3 +147,19 @@ def test_attention_keeps_its_projections_and_a_network_can_be_copied():
     assert torch.allclose(method(x, range(S)), before.expand(S, *before.shape), atol=1e-6)
     copied = copy.deepcopy(method)
     assert torch.equal(copied(x, range(S)), method(x, range(S)))
+
+
+@pytest.mark.parametrize("kind", ["batch_ensemble", "rank1"])
+def test_drawn_weights_are_those_of_a_plain_network(kind):
+    """Each draw is a network of its own: its weights hold the factors of the sample."""
+    own = network()
+    made = BatchEnsemble(own, S, initial_std=0.5) if kind == "batch_ensemble" else Rank1(own)
+    x = torch.randn(4, 4, 4, 4, dtype=torch.float64)
+    made.prediction_share(S, 1, 0)
+    with made.predicting(), torch.no_grad():
+        wanted = made(x, samples=range(S), step=0)
+    for s in range(S):
+        values = weights_of(made, x, s)
+        assert values.keys() == dict(network().named_parameters()).keys()
+        found = torch.func.functional_call(network(), values, (x,))
+        assert torch.allclose(found, wanted[s], rtol=1e-12, atol=1e-13)
