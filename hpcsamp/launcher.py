@@ -109,7 +109,7 @@ def check(environment: Mapping[str, str], size: int, library: str = "this MPI") 
             "independent",
             _rank(environment),
         )
-    each = "each sees only itself" if size == 1 else f"MPI connects {size} of them"
+    each = "each sees only itself" if size == 1 else f"MPI connects only {size} of them"
     raise ApartError(
         f"the launcher started {count} processes, but {each} ({library})",
         "the mpirun of the MPI that mpi4py uses; with Slurm srun --mpi=pmix",

@@ -45,7 +45,7 @@ def test_no_false_alarm(variables, size):
         (STEP, 1, "srun started 4 processes that cannot find each other, because it offers no PMI"),
         (STEP | {"PMI_NO_FORK": "1"}, 1, "the launcher started 4 processes, but each sees"),
         (MPIRUN, 1, "the launcher started 4 processes, but each sees only itself (Some MPI)"),
-        (MPIRUN, 2, "the launcher started 4 processes, but MPI connects 2 of them (Some MPI)"),
+        (MPIRUN, 2, "the launcher started 4 processes, but MPI connects only 2 of them (Some MPI)"),
         ({"PMI_SIZE": "3", "PMI_RANK": "2"}, 1, "the launcher started 3 processes"),
         ({"MV2_COMM_WORLD_SIZE": "3"}, 1, "the launcher started 3 processes"),
     ],

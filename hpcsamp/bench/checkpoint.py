@@ -72,9 +72,9 @@ def stops(
     Returns
     -------
     dict
-        Results of this rank: seconds of the pause by variant; times of its work (matrix products on
-        one core) beside the writing and alone; its peak memory in MiB before the checkpoints and
-        after them.
+        Results of this rank: by variant, the pause in seconds; how long matrix products on one
+        core take while a checkpoint is written and otherwise; and the peak memory in MiB before
+        and after the checkpoints.
     """
     weights = max(1, size // BYTES)
     method = MeanField(nn.Linear(weights, 1, bias=False), seed=1)

@@ -42,9 +42,9 @@ class Observed:
 def diabetes(level: float, seed: int = 0) -> list[Observed]:
     """Measure coverage for each score, by Bayesian linear regression of the diabetes data.
 
-    Fits and calibration sets are random parts of the data, so that items are exchangeable. Fits are
-    independent of each other, the calibration sets of a fit are not: the standard error is that of
-    the means of the fits.
+    Training and calibration sets are random parts of the data, so items are exchangeable. The
+    calibration sets of one fit are not independent of each other, so the standard error is computed
+    from the means of the fits, which are.
     """
     from sklearn.datasets import load_diabetes
     from sklearn.linear_model import BayesianRidge

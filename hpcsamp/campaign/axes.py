@@ -88,7 +88,10 @@ def check(spec: CampaignFile) -> None:
         parts = split_key(inner)
         for outer in (join_key(parts[:n]) for n in range(1, len(parts))):
             if outer in seen or outer in derived:
-                raise UsageError(f"{outer} is an axis or derived, and {inner} is a part of it")
+                raise UsageError(
+                    f"the campaign file sets {outer} and also {inner}, which is a part of it: "
+                    f"remove one of them"
+                )
     number = count(spec)
     if number > MOST:
         raise UsageError(f"there are {number:.6g} combinations, but at most {MOST} are allowed")

@@ -59,7 +59,9 @@ def torch() -> Check:
         kind = f"ROCm {torch.version.hip}"
     x = torch.arange(4.0).reshape(2, 2)
     if (x @ x).tolist() != [[2, 3], [6, 11]]:
-        return Check("torch", "problem", f"{torch.__version__} multiplies wrongly", SET_UP)
+        return Check(
+            "torch", "problem", f"{torch.__version__} computes wrong matrix products", SET_UP
+        )
     level = torch.backends.cpu.get_cpu_capability()
     return Check("torch", "ok", f"{torch.__version__}, {kind}, {level} kernels")
 

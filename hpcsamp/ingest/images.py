@@ -226,7 +226,7 @@ def images(
         parts = {
             split: np.flatnonzero(of_split == split) for split in dict.fromkeys(of_split.tolist())
         }
-        notes = ["splits as the folders are named"]
+        notes = ["the names of the folders define the splits"]
     if per_image is not None and found.classes is not None:
         report += unseen({split: per_image[rows] for split, rows in parts.items()})
     first = pictures.read(paths[parts["train"][0]], str(paths[parts["train"][0]]),

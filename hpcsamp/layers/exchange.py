@@ -124,7 +124,7 @@ class Coming:
         exchange.send(x, *over.others)
 
     def __getitem__(self, rank: int) -> Tensor:
-        """Return the part of a rank; wait for all other ranks unless it is this rank's own."""
+        """Return the tensor of a rank; unless it is this rank, wait until all have arrived."""
         if rank == self._over.rank:
             return self._own
         if self._others is None:

@@ -133,14 +133,14 @@ def over_values(
     Raises
     ------
     UsageError
-            If values are weighted but there is only one number for all values of an item.
+            If values are weighted, but the loss has only one number per item.
     """
     if weight is not None:
         if each.shape[lead - 1 :] != weight.shape:
             raise UsageError(
-                f"the loss has shape {tuple(each.shape[lead - 1 :])}, but values are weighted by "
-                f"shape {tuple(weight.shape)}: it is one number per item, to which weights or "
-                f"masks of values cannot be applied"
+                f"the loss has shape {tuple(each.shape[lead - 1 :])}, but the weights of the "
+                f"values have shape {tuple(weight.shape)}: a loss with one number per item cannot "
+                f"weight or mask single values"
             )
         each = each * weight
     each = each.reshape(*each.shape[:lead], -1)

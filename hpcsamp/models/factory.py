@@ -62,7 +62,7 @@ class Data(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Outputs of the last layer: classes if each pixel or step has a label, else outputs."""
+        """Number of channels of the last layer: ``classes`` for labels per pixel or step."""
         return self.outputs if self.classes is None else self.classes
 
     def batch(self, items: int, dtype: torch.dtype, device: torch.device | None) -> Tensor:

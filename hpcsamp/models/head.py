@@ -61,7 +61,10 @@ def replace(network: nn.Module, name: str, outputs: int) -> str:
         )
     found = inner[-1]
     if not found:
-        raise UsageError(f"model.head = {name!r}: {of} is a single layer; name another model")
+        raise UsageError(
+            f"model.head = {name!r}: {of} is a single layer, not a network with a last layer that "
+            f"can be replaced; choose another model"
+        )
     holder, _, key = found.rpartition(".")
     setattr(network.get_submodule(holder), key, _like(known[found], outputs))
     return found

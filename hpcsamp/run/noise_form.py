@@ -55,7 +55,7 @@ def check_draws(path: Path, saved: Mapping[str, Any], method: Method) -> None:
 
 
 def draws_of_prediction(path: Path, saved: Mapping[str, Any], method: Method) -> None:
-    """Report on standard error if predictions use other draws than those of the run."""
+    """Report on standard error that predictions use other random draws than the run did."""
     if saved.get("draws", 1) != method.draws:
         sys.stderr.write(
             f"hpcsamp: checkpoint {path} was written before the random draws of "

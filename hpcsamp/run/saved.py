@@ -231,7 +231,7 @@ def _holds_numbers(record: str) -> bool:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield all tensors with numbers in nested tables."""
+    """Yield all tensors in nested dictionaries and lists, except empty ones."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

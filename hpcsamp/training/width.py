@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def of_best(trainer: Trainer) -> None:
-    """Store the estimate of an evaluation if its state is the best so far. Collective."""
+    """Store the noise width of the last evaluation if it is the best so far. Collective."""
     t, step = trainer, trainer.method.step
     assert t.validation is not None
     found = noise.open_widths(t.validation.likelihood)

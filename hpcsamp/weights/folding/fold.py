@@ -45,11 +45,12 @@ class Fold:
     dispatch: Callable[[Fold, Any, tuple[Any, ...], dict[str, Any]], Any]
 
     def rows(self, x: Tensor) -> BatchRows | None:
-        """Position of the batch: in the first axis, possibly with several rows for each item, or in
-        the second axis; None for a tensor without items.
+        """Return which axis of a tensor contains the batch, or None if it has no items.
 
-        It is inferred from sizes. A coincidence of sizes causes wrong shapes or outputs, which are
-        detected when the pass is compared with a loop, before it is used.
+        The batch is in the first axis, possibly with several rows for each item, or in the second.
+        The axis is inferred from sizes. If another size equals that of the batch by coincidence,
+        shapes or outputs are wrong; this is detected when the pass is compared with a loop over
+        the samples, before it is used.
         """
         shape, items = x.shape, self.items
         both = self.samples * items

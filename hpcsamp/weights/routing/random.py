@@ -211,7 +211,7 @@ def log_normal_(now: Now, target: Any, mean: float = 1.0, std: float = 2.0, **na
 
 
 def random_(now: Now, target: Any, *bounds: int, **named: Any) -> Any:
-    """Integers from one bound to below another."""
+    """Fill a tensor with random integers from ``low`` (default 0) to ``high - 1``."""
     bounds = (*bounds, *[named[n] for n in ("from", "to") if n in named])
     if _other(named) or not bounds:
         return NotImplemented
