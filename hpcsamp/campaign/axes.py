@@ -89,8 +89,8 @@ def check(spec: CampaignFile) -> None:
         for outer in (join_key(parts[:n]) for n in range(1, len(parts))):
             if outer in seen or outer in derived:
                 raise UsageError(
-                    f"{outer} is an axis or a derived value, and {inner} is a part of it: remove one "
-                    f"of the two"
+                    f"{outer} is an axis or a derived value, and {inner} is a part of it: "
+                    f"remove one of the two"
                 )
     number = count(spec)
     if number > MOST:
