@@ -3,15 +3,20 @@
     y_s = f(x; w, z_s),        z_s = 0 with probability rate, else 1 / (1 - rate)
 
 (Gal and Ghahramani 2016; the second use case of arXiv 2604.04736.) The weights are deterministic
-and the same for all samples; the masks are sampled.
+and the same for all samples; the masks are sampled. With ``masks = "fixed"`` they are Masksembles
+(Durasov et al. 2021): sample s has mask ``s mod n`` of each layer in all steps and in prediction,
+
+    y_s = f(x; w, z_(s mod n)),        z_i of 0 and 1 with a fixed number of ones, see
+                                       :mod:`hpcsamp.weights.routing.masksembles`
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +28,7 @@ from hpcsamp.methods.passing import ALL
 from hpcsamp.weights import (
     Caller,
     Masks,
+    MaskSet,
     Passes,
     Pieces,
     Place,
@@ -53,6 +59,15 @@ class MCDropout(Method):
         sub-network; it masks units (channels for ``nn.Dropout2d`` and similar layers, otherwise
         entries of the last axis). ``"item"``: a mask as torch draws it for each item, identified by
         the item's position in its split, so that it depends neither on the batch nor on the grid.
+        ``"fixed"``: Masksembles, fixed masks of the units that all items share; kept units are not
+        scaled. Sample s has mask ``s mod mask_count`` in training and in prediction. Units are
+        those of ``"sample"``; rates of layers do not matter, but layers of rate 0 are not masked.
+    mask_count
+        Number n of fixed masks, at least 2; default 4. S should be n.
+    mask_scale
+        Overlap of fixed masks, at least 1; default 2. A mask keeps ``1 / (scale (1 - (1 -
+        1/scale)^n))`` of the units: with 1 all of them, with a large scale 1/n, and no unit is in
+        two masks.
     prior_std
         Standard deviation ``l`` of the prior of the weights, for a penalty of ``sum w^2 / (2 l^2)``
         nats (the weight decay of Gal and Ghahramani; their factor of a layer's keep rate must be
@@ -84,7 +99,9 @@ class MCDropout(Method):
         module: nn.Module,
         *,
         rate: float | None = None,
-        masks: Literal["sample", "item"] = "sample",
+        masks: Literal["sample", "item", "fixed"] = "sample",
+        mask_count: int | None = None,
+        mask_scale: float | None = None,
         prior_std: float | None = None,
         seed: int = 1,
         samples_per_pass: int | Literal["auto"] = "auto",
@@ -93,8 +110,8 @@ class MCDropout(Method):
         super().__init__(seed, samples_per_pass)
         if rate is not None and not 0 <= rate < 1:
             raise UsageError(f"method.rate = {rate} must be at least 0 and below 1")
-        if masks not in ("sample", "item"):
-            raise UsageError(f"method.masks = {masks!r}; choose from sample, item")
+        if masks not in ("sample", "item", "fixed"):
+            raise UsageError(f"method.masks = {masks!r}; choose from sample, item, fixed")
         if prior_std is not None and prior_std <= 0:
             raise UsageError(f"method.prior_std = {prior_std} must be greater than 0")
         self.prior_std = prior_std
@@ -103,9 +120,41 @@ class MCDropout(Method):
         self._caller = Caller(module)
         self._share_state([self._put])
         self._places = MaskedLayers(self._put)
-        self._how = Masks(rate, shared=masks == "sample")
+        self.mask_set = _mask_set(masks, rate, mask_count, mask_scale)
+        self._how = Masks(rate, masks != "item", self.mask_set)
         self.module = module
         self.autocast = autocast
+
+    @classmethod
+    def create(
+        cls, network: Callable[[int | None], nn.Module], samples: int, own: range, **arguments: Any
+    ) -> Self:
+        """See :meth:`Method.create`."""
+        made = super().create(network, samples, own, **arguments)
+        made._check_samples("method.samples", samples)
+        return made
+
+    def prediction_samples(self, asked: int | None) -> int:
+        """See :meth:`Method.prediction_samples`: by default each fixed mask once.
+
+        Raises
+        ------
+        UsageError
+            If the number is larger than that of fixed masks and not a multiple of it.
+        """
+        if self.mask_set is None:
+            return super().prediction_samples(asked)
+        found = self.mask_set.count if asked is None else asked
+        self._check_samples("evaluation.samples", found)
+        return found
+
+    def _check_samples(self, key: str, samples: int) -> None:
+        count = samples if self.mask_set is None else self.mask_set.count
+        if samples > count and samples % count:
+            raise UsageError(
+                f"{key} = {samples} would use some of the {count} fixed masks more often than "
+                f"others; choose {count} or a multiple of it, or change method.mask_count"
+            )
 
     def _holders(self) -> list[tuple[Put, None]]:
         return [(self._put, None)]
@@ -213,3 +262,29 @@ class MCDropout(Method):
         """Iterate over the weights of each layer."""
         own = dict(self.module.named_parameters())
         yield from ((name, own[name].detach()) for name in self._variables.trained.names)
+
+
+def _mask_set(
+    masks: str, rate: float | None, count: int | None, scale: float | None
+) -> MaskSet | None:
+    """Return the fixed masks that the arguments of a method describe; None for random masks."""
+    given = {"mask_count": count, "mask_scale": scale}
+    if masks != "fixed":
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(
+                    f"method.{name} = {value} describes fixed masks; set method.masks = 'fixed', "
+                    f"or leave it out"
+                )
+        return None
+    if rate is not None:
+        raise UsageError(
+            f"method.rate = {rate} does not apply to fixed masks, whose units are kept by "
+            f"method.mask_scale; leave it out"
+        )
+    count, scale = 4 if count is None else count, 2.0 if scale is None else scale
+    if count < 2:
+        raise UsageError(f"method.mask_count = {count}: fixed masks need at least 2")
+    if not 1 <= scale < math.inf:
+        raise UsageError(f"method.mask_scale = {scale} must be at least 1")
+    return MaskSet(count, float(scale))

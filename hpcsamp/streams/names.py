@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     OBSERVATIONS = 18  # observations drawn from the posterior predictive: (sample,)
     PERTURB = 19  # perturbation of initial states of a rollout: (member,); place: item
     MEMBERS = 20  # initial factors of batch_ensemble, by place: 0, member
+    # by branches: layer, attempt and mask
+    MASKS = 21  # fixed masks of mc_dropout
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:

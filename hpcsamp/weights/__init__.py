@@ -6,7 +6,7 @@ from hpcsamp.weights.evaluate import check_strategy, evaluate, refusal, refusals
 from hpcsamp.weights.inputs import Inputs, inputs_of
 from hpcsamp.weights.layout import Layout, Prior, Variable
 from hpcsamp.weights.pieces import Pieces
-from hpcsamp.weights.place import Masks, Place
+from hpcsamp.weights.place import Masks, MaskSet, Place
 from hpcsamp.weights.put import Put
 from hpcsamp.weights.variables import PlainVariables, Variables, variables_of
 
@@ -14,6 +14,7 @@ __all__ = [
     "Caller",
     "Inputs",
     "Layout",
+    "MaskSet",
     "Masks",
     "Passes",
     "Pieces",

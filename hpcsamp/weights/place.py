@@ -9,6 +9,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class MaskSet:
+    """Fixed masks of each layer (:mod:`hpcsamp.weights.routing.masksembles`).
+
+    Attributes
+    ----------
+    count
+        Number of masks n; sample s has mask ``s mod n``.
+    scale
+        Width of the layer before unused units are removed, over the number of ones of a mask; 1 for
+        masks of ones only.
+    """
+
+    count: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class Masks:
     """How Monte Carlo dropout draws the masks of a module.
 
@@ -18,10 +35,13 @@ class Masks:
         Probability of dropping a unit in all calls; None for the rate of each call.
     shared
         Whether all items and positions of a sample share one mask, which defines a sub-network.
+    fixed
+        The fixed masks that replace random ones; None for random masks.
     """
 
     rate: float | None = None
     shared: bool = False
+    fixed: MaskSet | None = None
 
 
 @dataclass(frozen=True, slots=True)

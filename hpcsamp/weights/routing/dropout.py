@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from hpcsamp.errors import UsageError
 from hpcsamp.streams.branches import levels
 from hpcsamp.weights.routing.forms import SingleSample
+from hpcsamp.weights.routing.masksembles import units_of
 from hpcsamp.weights.routing.now import Now, Route
 from hpcsamp.weights.routing.numbers import Uniform
 
@@ -104,12 +105,14 @@ def _dropped(
     if not training:
         return NotImplemented
     level, shared = rate_of(now, p)
+    fixed = units_of(now, name, x, lead, alpha)
     if level == 0 or not x.numel():
         return x  # the call is routed nevertheless, as the rate may grow
     share = 1 - level / LEVELS  # of units kept
     a = math.sqrt(1 / ((ALPHA**2 * (1 - share) + 1) * share)) if alpha and share else 0.0
     value = a if alpha else 1 / share if share else 0.0
-    kept = KeptUnits(level, value, x.dtype if x.dtype.is_floating_point else torch.float32)
+    dtype = x.dtype if x.dtype.is_floating_point else torch.float32
+    kept = KeptUnits(level, value, dtype) if fixed is None else fixed
     mask = now.draw(name, x.shape[:lead], kept, kept=True, shared=shared)
     if len(x.shape) > lead:
         mask = mask[(..., *[None] * (len(x.shape) - lead))]

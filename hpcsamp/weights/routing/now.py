@@ -73,6 +73,8 @@ class Now:
         Source of the random numbers that the pass draws (:mod:`.draw_plan`).
     calls
         Number of calls that have drawn so far.
+    masked
+        Number of calls that have applied fixed masks so far.
     met
         Whether there was a call that must be routed however samples are evaluated (in a loop, by
         vmap, or folded into the batch).
@@ -92,6 +94,7 @@ class Now:
     device: torch.device
     draws: Draws
     calls: int = 0
+    masked: int = 0
     met: bool = False
     put: Put | None = None
     carry: Carry | None = None

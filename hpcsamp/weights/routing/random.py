@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
 from hpcsamp.weights.routing.forms import SingleSample
+from hpcsamp.weights.routing.masksembles import unmasked
 from hpcsamp.weights.routing.now import Now, Numbers, Route
 from hpcsamp.weights.routing.numbers import Exponential, Normal, Permutation, Uniform, Whole
 
@@ -121,6 +122,8 @@ def _chances(now: Now, name: str, like: Any) -> Any:
     """Uniform numbers; with Monte Carlo dropout, one number for each unit."""
     now.draws.mask()
     masks = now.place.masks
+    if masks is not None and masks.fixed is not None:
+        raise unmasked(name)
     kind = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
     shared = masks is not None and masks.shared and len(like.shape) > 0
     found = now.draw(name, like.shape, Uniform(kind), shared=shared)

@@ -18,6 +18,7 @@ from hpcsamp.streams.branches import branches
 from hpcsamp.weights.routing.dropout import LEVELS, KeptUnits, rate_of
 from hpcsamp.weights.routing.dropout import dropout as masked
 from hpcsamp.weights.routing.forms import SingleSample
+from hpcsamp.weights.routing.masksembles import units_of
 from hpcsamp.weights.routing.now import Now, Route
 from hpcsamp.weights.strategies.chunk import NotPossibleError
 
@@ -69,9 +70,10 @@ def _packed(now: Now, x: Tensor, sizes: Tensor, rate: float) -> Tensor:
             "rate of 0"
         )
     level, shared = rate_of(now, rate)
+    fixed = units_of(now, "dropout", x, 2, False)
     if level == 0 or not x.numel():
         return x
-    kept = KeptUnits(level, 1 / (1 - level / LEVELS) if level < LEVELS else 0.0, x.dtype)
+    kept = fixed or KeptUnits(level, 1 / (1 - level / LEVELS) if level < LEVELS else 0.0, x.dtype)
     count = sizes.to(x.device)
     step = torch.arange(len(count), device=x.device).repeat_interleave(count)
     item = torch.arange(len(step), device=x.device) - (count.cumsum(0) - count)[step]
