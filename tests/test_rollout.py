@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,11 @@ def test_scores_are_those_of_the_states_in_the_file(place, monkeypatch):
         persistence = np.sqrt(over((start - y) ** 2).mean(0))
         np.testing.assert_allclose(of["rmse_persistence"], persistence, rtol=1e-5)
     assert [row[0] for row in np.asarray(found["items"])] == observed_items
+    kept = json.loads(Path("run/forecasts/test.json").read_text())
+    assert kept["members"] == 3
+    assert kept["seal"]
+    kept_acc, found_acc = (np.asarray(of["acc"], float) for of in (kept["scores"], found))
+    np.testing.assert_allclose(kept_acc, found_acc, rtol=1e-9, equal_nan=True)
 
 
 def test_a_forecast_opens_with_its_coordinates(place):

@@ -39,8 +39,8 @@ Scores = Annotated[
     bool,
     typer.Option(
         "--scores",
-        help="Also score a rollout against the split, by lead time and variable; all scores go to "
-        "the file of --json.",
+        help="Also score a rollout against the split, by lead time and variable; all scores are "
+        "kept in the folder of the run, and go to the file of --json.",
     ),
 ]
 

@@ -69,7 +69,7 @@ def evaluate_run(
         name = dataset.split if data is None else f"{dataset.path.name}-{dataset.split}"
         place = folder.path / "evaluation"
         if root:
-            _make(place)
+            folder.make("evaluation")
     with ExitStack() as stack:
         lock = alone(stack, posterior.topology, place / name)
         found, facts = _evaluate(posterior, dataset, place / f"{name}.h5", lock)
@@ -141,13 +141,6 @@ def _log(folder: RunFolder, split: str, **values: Any) -> None:
                 sys.stderr.write(f"hpcsamp: this evaluation was not added to metrics.jsonl: {e}\n")
                 return
         time.sleep(0.1)
-
-
-def _make(place: Path) -> None:
-    try:
-        place.mkdir(exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"cannot write {place}: {e.strerror or e}") from e
 
 
 def _detect_outside(

@@ -1,7 +1,7 @@
 """The folder of a run: configuration, provenance, metrics, summary. Rank 0 writes it.
 
 config.toml  data.json  noise.json  recalibration.json  provenance.json  metrics.jsonl
-checkpoints/  laplace/  evaluation/  summary.json
+checkpoints/  laplace/  evaluation/  forecasts/  summary.json
 
 All files are sealed (:mod:`hpcsamp.sealing`) for this run, whose random name is stored in
 ``config.toml``: a file of another run is refused.
@@ -155,6 +155,19 @@ class RunFolder:
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a sealed JSON file of this run; numbers that are not finite become null."""
         write_whole(self.path / name, text.to_json(_strict(content), self.run))
+
+    def make(self, name: str) -> None:
+        """Create a folder of products, such as ``evaluation``.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be created.
+        """
+        try:
+            (self.path / name).mkdir(exist_ok=True)
+        except OSError as e:
+            raise UsageError(f"cannot write {self.path / name}: {e.strerror or e}") from e
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of this run.

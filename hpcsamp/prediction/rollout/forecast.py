@@ -25,6 +25,9 @@ from hpcsamp.prediction.rollout.reading import read_items
 from hpcsamp.prediction.rollout.scoring import Scoring
 from hpcsamp.prediction.rollout.stores import Store, check_out, open_store
 
+KEPT = "forecasts"
+"""Folder of the scores within the folder of a run."""
+
 
 def forecast(
     posterior: Posterior,
@@ -39,6 +42,9 @@ def forecast(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Roll out ``steps`` steps from items of a split and write all states. Collective.
+
+    Scores are also kept in the folder of the run, as ``forecasts/SPLIT.json`` (with ``data``:
+    ``NAME-SPLIT.json``); those of the last forecast remain.
 
     Parameters
     ----------
@@ -63,15 +69,18 @@ def forecast(
     Raises
     ------
     DataError, UsageError
-        If the run cannot be rolled out, or forcings do not reach so far; on every rank.
+        If the run cannot be rolled out, forcings do not reach so far, or a file cannot be written;
+        on every rank.
     """
-    world = posterior.topology.world
+    world, folder = posterior.topology.world, posterior.restored.folder
     with together(world):
         check_steps(steps, perturb)
         if posterior.topology.is_root:
             check_out(out, overwrite)
         dataset = posterior.open(data, split)
         count = check_items(items, dataset)
+        if scores and posterior.topology.is_root:
+            folder.make(KEPT)
     with ExitStack() as stack:
         lock = alone(stack, posterior.topology, out)
         evaluator = posterior.evaluator(dataset)
@@ -97,7 +106,17 @@ def forecast(
             store.abandon()
             raise
     done = {"file": str(out), "items": count, "steps": steps, "notes": dataset.notes}
-    return {**facts, **done, **found}
+    told = {**facts, **done, **found}
+    if scores:
+        name = dataset.split if data is None else f"{dataset.path.name}-{dataset.split}"
+        with together(world):
+            if posterior.topology.is_root:
+                kept = {**told, "file": str(out.absolute()), "dataset_uid": dataset.uid}
+                try:
+                    folder.write_json(f"{KEPT}/{name}.json", kept)
+                except OSError as e:
+                    raise UsageError(f"cannot write {folder.path}: {e.strerror or e}") from e
+    return told
 
 
 def check_steps(steps: int, perturb: float) -> None:

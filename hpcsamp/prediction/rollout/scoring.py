@@ -28,7 +28,8 @@ class Scoring:
     """Compares the states of a rollout with the dataset's. Collective over the world.
 
     The observed state at a lead time is the target of the item whose input is one step earlier, in
-    the same split; lead times without such an item are not scored.
+    the same split; lead times without such an item are not scored, nor are points at which it is
+    missing (NaN).
 
     Raises
     ------
