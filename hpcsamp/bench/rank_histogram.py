@@ -1,9 +1,9 @@
 """Rank statistics of simulation-based calibration, and the test of their uniformity.
 
-If parameters are drawn from the prior and data given them, the rank of the true value among L
-draws of the exact posterior is uniform on 0 .. L (Talts et al. 2018, "Validating Bayesian Inference
-Algorithms with Simulation-Based Calibration", theorem 1). Draws that are too narrow push ranks to
-both ends, draws that are too wide to the middle.
+If parameters are drawn from the prior, and data from the model with them, the rank of the true
+value among L draws of the exact posterior is uniform on 0 .. L (Talts et al. 2018, "Validating
+Bayesian Inference Algorithms with Simulation-Based Calibration", theorem 1). Draws that are too
+narrow push ranks to both ends, draws that are too wide to the middle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy import stats
 
 BARS = "▁▂▃▄▅▆▇█"
 MOST, FEWEST = 16, 5
-"""Largest number of bins, and the fewest ranks that a bin is expected to hold."""
+"""Largest number of bins, and smallest expected number of ranks in a bin."""
 
 
 def ranks(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -31,14 +31,14 @@ class Histogram:
     Attributes
     ----------
     counts, expected
-        Ranks in each bin, and their number if ranks are uniform.
+        Number of ranks in each bin, and the number expected for uniform ranks.
     p
         P value of the chi-square test of uniformity.
     spread
-        Variance of the ranks over that of uniform ranks: above 1 where posteriors are too narrow,
-        below 1 where they are too wide.
+        Variance of the ranks divided by that of uniform ranks: above 1 where posteriors are too
+        narrow, below 1 where they are too wide.
     centre
-        Mean rank over L: below 0.5 where the posteriors are too high, above where too low.
+        Mean rank divided by L: below 0.5 where posteriors are too high, above 0.5 where too low.
     """
 
     counts: list[int]
@@ -51,7 +51,7 @@ class Histogram:
     def of(cls, found: np.ndarray, draws: int) -> Histogram:
         """Return the histogram of ``(n,)`` ranks among L = ``draws`` draws.
 
-        The bins hold equally many values of the rank, or one more where they do not divide.
+        The ``L + 1`` possible ranks are divided among the bins; their numbers differ by at most 1.
         """
         bins = max(2, min(MOST, draws + 1, len(found) // FEWEST))
         parts = np.array_split(np.arange(draws + 1), bins)
@@ -67,6 +67,6 @@ class Histogram:
         )
 
     def bars(self) -> str:
-        """Return one character per bin; the middle height is the expected count."""
+        """Draw the histogram with one character per bin; half the height is the expected count."""
         heights = [n / e for n, e in zip(self.counts, self.expected, strict=True)]
         return "".join(BARS[min(len(BARS) - 1, int(h * len(BARS) / 2))] for h in heights)

@@ -3,11 +3,11 @@
     w ~ N(0, PRIOR^2 I),    y = X w + NOISE e,    posterior precision X'X / NOISE^2 + I / PRIOR^2
 
 (Talts et al. 2018.) Weights and data are drawn many times, a method is fitted to each, and the rank
-of each true weight among draws of the fitted posterior is recorded. On the orthogonal design the
-posterior has independent weights, on the other they are correlated.
+of each true weight among draws of the fitted posterior is recorded. With the orthogonal
+design the weights are independent in the posterior; with the other they are correlated.
 
-Regressions with the same design are the outputs of one linear layer: their losses are added, and
-posteriors, steps and noise are separate for each weight, so that many are fitted in one training.
+Many regressions with the same design are fitted at once, as the outputs of one linear layer: their
+losses are added, and each weight has its own posterior, steps and noise.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ DESIGNS = {"orthogonal": 0.0, "correlated": 0.9}
 """Correlation of the inputs of each design."""
 QUANTITIES = (*(f"w{j + 1}" for j in range(WEIGHTS)), "sum of w")
 LEVEL = 0.001
-"""P value below which ranks are reported as not uniform."""
+"""P-value below which ranks are reported as not uniform."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """How a method is fitted, and where its posterior is the exact one.
+    """How a method is fitted, and on which designs its posterior should be exact.
 
     Attributes
     ----------
@@ -54,9 +54,10 @@ class Claim:
     samples
         Weight samples in training; None for one per draw, where samples are members.
     together
-        Most regressions of one training; 1 for methods that mix the weights of regressions.
+        Largest number of regressions that are fitted at once; 1 for methods that mix their weights.
     after
-        Turns the trained method into the one that draws, from it, the inputs and the targets.
+        Function of the trained method, the inputs and the targets that returns the method to draw
+        from; None for the trained method itself.
     """
 
     method: str
@@ -75,7 +76,7 @@ def _laplace(trained: methods.Method, x: Tensor, y: Tensor) -> methods.Method:
     network = trained.networks[0]
     sums = GaussNewton(network, network, "last_kron", losses.Gaussian(NOISE), x[:1])
     sums.add(x, y, torch.ones(len(x), dtype=x.dtype))
-    network.requires_grad_(True)  # which the sums have turned off
+    network.requires_grad_(True)  # GaussNewton has disabled gradients
     return Laplace(network, sums.curvatures(), PRIOR**-2, linear=False, seed=trained.seed)
 
 
@@ -93,11 +94,11 @@ METHODS = {
                   samples=None),
     "anchored ensemble": Claim("ensemble", (), arguments={"anchored": True}, samples=None),
 }  # fmt: skip
-"""Methods that claim a posterior; a further one takes one line here."""
+"""Methods that claim a posterior; to test another one, add a line here."""
 
 
 def design(name: str) -> np.ndarray:
-    """Return the ``(ITEMS, WEIGHTS)`` inputs of a design, with ``X'X / ITEMS`` as named."""
+    """Return the ``(ITEMS, WEIGHTS)`` inputs of a design, which have mean square 1."""
     noise = numpy_generator(0, Purpose.SYNTHETIC).standard_normal((ITEMS, WEIGHTS))
     columns = np.linalg.qr(noise)[0] * ITEMS**0.5
     correlation = np.full((WEIGHTS, WEIGHTS), DESIGNS[name])
@@ -141,7 +142,7 @@ def draw(claim: Claim, x: np.ndarray, y: np.ndarray, draws: int, seed: int) -> n
         return layer
 
     samples = claim.samples or draws
-    with torch.random.fork_rng(devices=[]):  # of the layer's own initial weights
+    with torch.random.fork_rng(devices=[]):  # nn.Linear draws initial weights
         method: type[methods.Method] = names.METHODS.find(claim.method)
         made = method.create(
             network, samples, range(samples),
@@ -180,7 +181,7 @@ class Block:
     count: int
 
     def run(self, draws: int, seed: int) -> np.ndarray:
-        """Fit and return the ``(len(QUANTITIES), count)`` ranks."""
+        """Fit the method; return the ranks of the true values, ``(len(QUANTITIES), count)``."""
         x = design(self.design)
         truth, y = simulate(x, self.count, seed, self.index)
         found = draw(METHODS[self.method], x, y, draws, seed * 10_000 + self.index)
@@ -188,7 +189,7 @@ class Block:
 
 
 def blocks(chosen: list[str], fits: int) -> list[Block]:
-    """Return the blocks of all fits; they do not depend on the ranks that share them."""
+    """Divide all fits into blocks, which do not depend on the number of ranks."""
     return [
         Block(name, kind, index, min(METHODS[name].together, fits - start))
         for name in chosen

@@ -12,14 +12,16 @@ from hpcsamp.cli.options import Ranks
 
 def sbc(
     fits: Annotated[
-        int, typer.Option(min=10, help="Simulated datasets of each design, one fit each.")
+        int, typer.Option(min=10, help="Number of datasets for each design; each is fitted once.")
     ] = 500,
     draws: Annotated[
-        int, typer.Option(min=1, help="Posterior draws, among which a true value is ranked.")
+        int,
+        typer.Option(min=1, help="Number of posterior draws that a true value is ranked among."),
     ] = 63,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data and methods.")] = 0,
     only: Annotated[
-        list[str] | None, typer.Option("--method", help="Method; repeatable (default: all).")
+        list[str] | None,
+        typer.Option("--method", help="Method to test; repeatable (default: all)."),
     ] = None,
     ranks: Ranks = 2,
     json_file: Annotated[
@@ -28,10 +30,10 @@ def sbc(
 ) -> None:
     """Check posteriors by simulation-based calibration on linear regressions (Talts et al. 2018).
 
-    True weights are drawn from the prior, and data given them. Their ranks among the draws of an
-    exact posterior are uniform; a histogram with high ends shows a posterior that is too narrow.
-    The ranks of the job share the fits, one thread each. The command starts its own ranks unless it
-    runs under mpirun.
+    True weights are drawn from the prior, and data from the model with these weights. The ranks of
+    the true weights among draws of an exact posterior are uniform; a histogram with high ends shows
+    a posterior that is too narrow. The processes of the job divide the fits, with one thread each.
+    The command starts its own ranks unless it runs under mpirun.
 
     Examples:
 

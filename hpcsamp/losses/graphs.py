@@ -1,9 +1,9 @@
 """Replay the data term of a step and its gradient from a CUDA graph, which is captured once.
 
-A graph holds what :mod:`.evaluation` does in the memory mode ``stream``: draws, passes forward and
-backward, and sums over the samples of a rank. Penalty, exchange and update remain outside. What
-differs between steps lies in tensors that keep their place in memory, into which each step copies
-its batch; the number of the step, from which all noise is drawn, is one of them.
+A graph contains the work of :mod:`.evaluation` in the memory mode ``stream``: draws, forward and
+backward passes, and sums over the samples of a rank. The penalty, the exchange between ranks and
+the update are not part of it. Values that differ between steps, which are the batch and the step
+number that determines all noise, are copied to tensors at fixed addresses before each replay.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Graphs:
     def prepare(self, step: LossEvaluation) -> Captured | None:
         """Return the graph for a step, captured if necessary; None if there are too many sizes.
 
-        It must be called outside of any graph of autograd that leads to the parameters: their nodes
-        would belong to a stream that is not captured.
+        It must not be called while an autograd graph of the parameters exists: the nodes of that
+        graph would belong to a stream that is not captured.
 
         Raises
         ------
@@ -58,12 +58,12 @@ class Graphs:
 
 
 class Body:
-    """A step whose batch and number lie in tensors of its own.
+    """A step that keeps copies of its batch and its number at fixed addresses.
 
     Parameters
     ----------
     step
-        A step of training, whose tensors are copied.
+        A training step, whose tensors are copied.
     """
 
     def __init__(self, step: LossEvaluation) -> None:
@@ -76,7 +76,7 @@ class Body:
         self.load(step)
 
     def load(self, step: LossEvaluation) -> None:
-        """Copy the batch and the number of a step of the same sizes."""
+        """Copy the batch and the number of another step with the same sizes."""
         self._number.fill_(step.step)
         for name, t in _tensors(step).items():
             self._held[name].copy_(t, non_blocking=True)
@@ -120,7 +120,7 @@ class Captured:
             raise UsageError(f"training.graphs is not possible: {line_of(e)}") from e
 
     def replay(self, step: LossEvaluation) -> Result:
-        """Return value and gradients of a step; the next replay leaves them alone."""
+        """Return value and gradients of a step; the next replay does not overwrite them."""
         self._body.load(step)
         self._graph.replay()
         value, gradients = self._found
@@ -133,17 +133,17 @@ def check_method(method: Method, collectives: Collectives) -> None:
     Raises
     ------
     UsageError
-        If there is a reason, which the message names.
+        If its steps cannot be captured; the message names the reason.
     """
     device = next(method.parameters()).device
     if not vars(type(method)).get("captures", False):
-        why = f"it is for mean_field and mc_dropout, not for {type(method).__name__}"
+        why = f"it works with mean_field and mc_dropout, not with {type(method).__name__}"
     elif method.shared_out or collectives.model_size > 1:
         why = "the ranks exchange parts of the network within a pass"
     elif method.compiled:
-        why = "training.compile captures the passes in its own way"
+        why = "training.compile already captures the passes"
     elif device.type != "cuda":
-        why = f"a graph consists of kernels of a GPU, and this run uses {device.type.upper()}s"
+        why = f"CUDA graphs need a GPU, but this run uses the device type {device.type}"
     else:
         return
     raise UsageError(f"training.graphs is not possible: {why}; set training.graphs = false")
@@ -154,7 +154,7 @@ def _check_step(step: LossEvaluation) -> None:
     if not all(isinstance(t, Tensor) for t in (step.x, step.items.target)):
         why = "there are several inputs or targets"
     elif step.undo is not None:
-        why = "augmentation is undone at the outputs, by numbers that differ between steps"
+        why = "augmentation is undone at the outputs, in a different way in each step"
     elif step.method.state.whole or step.method.state.changing:
         why = "the network keeps state between its passes, or normalises over the batch"
     else:
@@ -163,7 +163,7 @@ def _check_step(step: LossEvaluation) -> None:
 
 
 def _tensors(step: LossEvaluation) -> dict[str, Tensor]:
-    """Tensors of a step that differ between steps."""
+    """Return the tensors whose values differ between steps, by name."""
     items = step.items
     named = {
         "x": step.x,
@@ -176,7 +176,7 @@ def _tensors(step: LossEvaluation) -> dict[str, Tensor]:
 
 
 def _name(step: LossEvaluation) -> Any:
-    """All that is constant in a graph: a step in which any of it differs needs another graph."""
+    """Return everything that is constant in a graph; steps that differ in it need another graph."""
     method = step.method
     tensors = {n: (t.shape, getattr(t, "dtype", None)) for n, t in _tensors(step).items()}
     return (

@@ -1,11 +1,11 @@
-"""BatchEnsemble: members share their weights but for factors of rank 1.
+"""BatchEnsemble: members share all weights except rank-1 factors and biases.
 
     y_s = ((x * r_s) W^T) * s_s + b_s        in each linear layer and convolution
 
 (Wen, Tran and Ba 2020.) ``W`` and all other parameters are shared; a member has its own factors
 ``r_s`` and ``s_s``, and its own bias of these layers. The samples of a chunk are rows of one
-product, so S members cost little more than S B items of one network, and memory is n + S m for the
-m factors and biases of a member.
+product, so a batch of B items costs little more than S B items in one network. The parameters are
+n shared values and S m values, for the m factors and biases of each member.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BatchEnsemble(Showing):
         ``(n,)`` parameters that the members share; None if the module has no others.
     members
         ``(S, m)`` factors and biases of the members. All ranks hold them, and a member's gradient
-        comes from the rank that evaluates it.
+        is computed by the rank that evaluates it.
 
     Raises
     ------
@@ -126,11 +126,11 @@ class BatchEnsemble(Showing):
         Raises
         ------
         UsageError
-            If there are fewer members.
+            If a sample is requested that no member has.
         """
         if samples.stop > self.samples:
             raise UsageError(
-                f"sample {samples.stop - 1} was asked for, but BatchEnsemble has "
+                f"sample {samples.stop - 1} was requested, but BatchEnsemble has "
                 f"{self.samples} members; create it with more samples"
             )
         shared = {} if self.weights is None else self._shared.named(self.weights)

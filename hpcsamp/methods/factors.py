@@ -68,10 +68,11 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def add_factors(module: nn.Module, method: str) -> dict[str, nn.Module]:
-    """Give the linear layers and convolutions of a module factors of 1, in place.
+    """Add factors with value 1 to the linear layers and convolutions of a module, in place.
 
-    Subclasses of these layers, which may use their weights in another way (such as the output
-    projection of attention), and layers whose weight is tied or complex, keep what they compute.
+    Two kinds of layers are left unchanged: subclasses of these layers, which may use their weights
+    in another way (such as the output projection of attention), and layers with tied or complex
+    weights.
 
     Parameters
     ----------
@@ -109,8 +110,8 @@ def add_factors(module: nn.Module, method: str) -> dict[str, nn.Module]:
         found[name] = part
     if not found:
         raise UsageError(
-            f"method {method!r}: {type(module).__name__} has no nn.Linear or convolution whose "
-            f"weight is its own; set method.name = 'ensemble', which does not need any"
+            f"method {method!r}: {type(module).__name__} has no nn.Linear or convolution with a "
+            f"weight that is not shared; set method.name = 'ensemble', which needs no factors"
         )
     return found
 
@@ -121,7 +122,7 @@ def is_factor(name: str) -> bool:
 
 
 def without_factors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the values of a plain network: weights ``W * outer(s, r)``, and no factors."""
+    """Multiply the factors into the weights, ``W * outer(s, r)``; return values without factors."""
     found = {name: value for name, value in values.items() if not is_factor(name)}
     for name in filter(is_factor, values):
         path, _, key = name.rpartition(".")

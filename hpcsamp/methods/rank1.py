@@ -1,4 +1,4 @@
-"""Rank-1 Bayesian networks: normal posteriors of factors, one value for each weight.
+"""Rank-1 Bayesian networks: normal posteriors of rank-1 factors, point estimates of the weights.
 
     y_s = ((x * r_s) W^T) * s_s + b,        r_s, s_s = mean + exp(log_std) * eps_s
 

@@ -9,9 +9,9 @@ optimiser receives for particle i, instead of ``g_i``,
 
 (Liu and Wang 2016, equation 8; D'Angelo and Fortuin 2021, equation 10, the gradient flow with a
 kernel density estimate in the space of weights.) Both are linear in the particles and in their
-gradients, with S x S matrices that depend on the distances only. So a rank needs all particles of
-1/P of the weights: they are exchanged all-to-all, the squared distances are summed over the ranks,
-and the directions return, 3 n S/P values in all.
+gradients, with S x S matrices that depend on the distances only. So each of P ranks needs all
+particles for 1/P of the weights: particles and gradients are exchanged all-to-all, the squared
+distances are summed over the ranks, and the directions are sent back. A rank sends 3 n S/P values.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from hpcsamp.methods.normal import BLOCK
 class SVGD(Members):
     """S interacting particles in the space of weights.
 
-    A step replaces the particles' gradients before the optimiser, and its clipping, see them; they
-    are the same for any grid. A rank holds S/P particles and their gradients, and in a step 4 n S/P
-    values more for n weights. Predictions use the particles as an ensemble. Weights without
-    uncertainty follow their own gradients and are left out of the distances.
+    A step replaces the particles' gradients before they are clipped and passed to the optimiser.
+    The directions do not depend on the grid. Each of P ranks holds S/P particles of n weights and
+    their gradients, and during a step 4 n S/P values more. Predictions use the particles as an
+    ensemble. Weights without uncertainty follow their own gradients and are left out of the
+    distances.
 
     In high dimension the variance collapses: with S below the number of weights, the spread of the
     particles falls far below that of the posterior (Ba et al. 2022, "Understanding the Variance
     Collapse of SVGD in High Dimensions"). For a network this is an ensemble whose members are kept
     apart, not a sample of its posterior. With 64 particles and a normal posterior of 1 and 2
-    weights, standard deviations are 2 and 5 % too small by ``"rbf"``, 1 and 3 % by ``"imq"``.
+    weights, standard deviations are 2 and 5 % too small with ``"rbf"``, 1 and 3 % with ``"imq"``.
     ``"wasserstein"`` fits the density of the particles smoothed by the kernel, so that their own
     standard deviation is smaller, by 15 to 20 % for 2 weights.
 
@@ -56,7 +57,7 @@ class SVGD(Members):
         Standard deviation of the normal prior of every weight.
     flow
         ``"stein"`` or ``"wasserstein"``, see above. With ``"stein"`` gradients are averaged by the
-        kernel over S particles, so that a rate for SGD is up to S times that of an ensemble.
+        kernel over S particles, so the learning rate for SGD is up to S times that of an ensemble.
     kernel
         Function of the squared distance d. ``"rbf"``: ``exp(-d / h)``. ``"imq"``:
         ``(1 + d / h)^(-1/2)``, with heavier tails. It is not integrable, so ``"wasserstein"``,
@@ -125,7 +126,7 @@ class SVGD(Members):
             )
 
     def unfit(self, optimizer: torch.optim.Optimizer) -> UsageError | None:
-        """See :meth:`Method.unfit`: the prior is in the kernel's average, so decay must be too."""
+        """See :meth:`Method.unfit`: refuse weight decay, which the kernel would not average."""
         kind = type(optimizer).__name__
         if not self._items:
             return UsageError(
@@ -140,8 +141,8 @@ class SVGD(Members):
         decay = max((group.get("weight_decay", 0) for group in optimizer.param_groups), default=0)
         if decay:
             return UsageError(
-                f"optimizer.weight_decay = {decay:g} of {kind} would move particles without their "
-                f"kernel; set it to 0 and use method.prior_std"
+                f"optimizer.weight_decay = {decay:g} of {kind} would move particles without "
+                f"the kernel; set it to 0 and use method.prior_std"
             )
         return None
 
@@ -165,7 +166,7 @@ class SVGD(Members):
         columns = Columns(self.samples, self.layout.size, group)
         gradients = columns.from_rows(self.weights.grad)
         rows = columns.from_rows(self.weights.detach())
-        rows = rows - rows.mean(0)  # of differences only; without digits lost to a common mean
+        rows = rows - rows.mean(0)  # only differences matter; a large common mean would cost digits
         every = torch.ones(self.layout.size, dtype=torch.bool, device=rows.device)
         moved = self.without_deterministic(every)[columns.mine.start : columns.mine.stop]
         rows *= moved
@@ -189,8 +190,8 @@ class SVGD(Members):
             h = float(squares[i, j].sqrt().quantile(0.5)) ** 2 / math.log(len(squares))
             if h == 0:
                 raise UsageError(
-                    "the median distance of the particles is 0, so that no kernel has a bandwidth: "
-                    "let each start from its own initial weights, or set method.bandwidth"
+                    "the median distance of the particles is 0, so the kernel would have "
+                    "bandwidth 0: use different initial weights for each, or set method.bandwidth"
                 )
         else:
             h = float(self.bandwidth)
