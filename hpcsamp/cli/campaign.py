@@ -18,6 +18,7 @@ from hpcsamp.cli.campaign_options import (
     States,
     Where,
     cell,
+    choose,
     load,
     or_elsewhere,
 )
@@ -67,11 +68,10 @@ def plan(
     from hpcsamp.campaign.resources import Shape
     from hpcsamp.campaign.schedulers import make as scheduler
     from hpcsamp.campaign.schedulers.base import check_limits
-    from hpcsamp.campaign.selection import select
     from hpcsamp.cli.output import Cell, show
 
     made = load(campaign, site)
-    points = select(where, (), point or ()).of_plan(made)
+    points = choose(where, None, point).of_plan(made)
     columns = list(made.points[0].values)
     shown = points if every else points[:SHOWN]
     rows: list[list[Cell]] = [
@@ -181,10 +181,9 @@ def submit(
         hpcsamp campaign submit sweep.toml --where 'method.samples == 16 and seed < 3'
     """
     from hpcsamp.campaign import stages
-    from hpcsamp.campaign.selection import select
     from hpcsamp.campaign.submit import NEW
 
-    selection = select(where, (), point or ())
+    selection = choose(where, None, point)
     done = stages.submit_all(load(campaign, site), NEW, selection, accept_edits=accept_edits)
     _report(done, f"was never started{' in this selection' * bool(selection)}")
 
@@ -209,10 +208,9 @@ def resume(
         hpcsamp campaign resume sweep.toml --state failed --time 02:00:00 --memory 16G
     """
     from hpcsamp.campaign import stages
-    from hpcsamp.campaign.selection import select
     from hpcsamp.campaign.submit import NEW
 
-    selection = select(where, state or (), point or ())
+    selection = choose(where, state, point)
     done = stages.submit_all(
         load(campaign, site),
         [*NEW, "failed", "interrupted"],
@@ -242,9 +240,8 @@ def cancel(
         hpcsamp campaign cancel sweep.toml --where 'seed > 3' --state queued
     """
     from hpcsamp.campaign import stages
-    from hpcsamp.campaign.selection import select
 
-    ended = stages.cancel_all(load(campaign, site), select(where, state or (), point or ()))
+    ended = stages.cancel_all(load(campaign, site), choose(where, state, point))
     typer.echo(f"cancelled {', '.join(ended)}" if ended else "no job is waiting or running")
 
 

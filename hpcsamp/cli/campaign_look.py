@@ -14,10 +14,12 @@ from hpcsamp.cli.campaign_options import (
     File,
     Json,
     Offline,
+    OnePoint,
     SiteName,
     States,
     Where,
     cell,
+    choose,
     load,
     look,
 )
@@ -63,17 +65,16 @@ def status(
         hpcsamp campaign status sweep.toml --where 'seed < 3' --state failed
     """
     from hpcsamp.campaign import stages, unplanned
-    from hpcsamp.campaign.selection import select
     from hpcsamp.campaign.status import WORDS
     from hpcsamp.cli.output import show
 
     made = load(campaign, site)
-    selection = select(where, state or (), point or ())
+    selection = choose(where, state, point)
     if watch:
-        _watch(made, select(where, (), point or ()), seconds)
+        _watch(made, choose(where, None, point), seconds)
         for name, follower in ({} if selection else stages.of(made)).items():
             typer.echo(f"{made.file}:{name}")
-            _watch(follower, select(), seconds)
+            _watch(follower, choose(), seconds)
     survey = look(made, not offline)
     selected = selection.among(made, survey.points) if selection else survey.points
     busy = [s for s in selected if s.word in ("running", "failed", "interrupted", "outdated")]
@@ -181,9 +182,7 @@ def _watch(made: Campaign, selection: Any, seconds: float) -> None:
 
 def logs(
     campaign: File,
-    point: Annotated[
-        str | None, typer.Argument(help="Number of a point, or the name of its folder.")
-    ] = None,
+    point: OnePoint = None,
     site: SiteName = None,
     where: Where = None,
     state: States = None,
@@ -212,11 +211,10 @@ def logs(
         hpcsamp campaign logs sweep.toml --state failed --lines 20
     """
     from hpcsamp.campaign import following
-    from hpcsamp.campaign.selection import select
     from hpcsamp.errors import UsageError
 
     made = load(campaign, site)
-    selection = select(where, state or (), [point] if point else ())
+    selection = choose(where, state, [point] if point else None)
     if not selection:
         raise UsageError("name a point by its number or its folder, or select points with --where")
     ask = not offline and (follow or "running" in selection.states or "queued" in selection.states)

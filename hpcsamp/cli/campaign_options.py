@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from hpcsamp.campaign.points import Campaign
+    from hpcsamp.campaign.selection import Selection
     from hpcsamp.campaign.status import Survey
 
 File = Annotated[
@@ -45,6 +46,9 @@ Chosen = Annotated[
         "--point", help="Only this point, by its number or the beginning of its folder's name."
     ),
 ]
+OnePoint = Annotated[
+    str | None, typer.Argument(help="Number of a point, or the name of its folder.")
+]
 SHOWN = 50
 """Number of points shown in a table without ``--all``."""
 
@@ -54,6 +58,13 @@ def load(file: Path, site: str | None = None) -> Campaign:
     from hpcsamp.campaign import stages
 
     return stages.load(file, site)
+
+
+def choose(where: Where = None, state: States = None, point: Chosen = None) -> Selection:
+    """Read the options that select points; without any of them, every point is selected."""
+    from hpcsamp.campaign.selection import select
+
+    return select(where, state or (), point or ())
 
 
 def look(campaign: Campaign, ask_scheduler: bool = True) -> Survey:

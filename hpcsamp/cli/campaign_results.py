@@ -14,10 +14,12 @@ from hpcsamp.cli.campaign_options import (
     File,
     Json,
     Offline,
+    OnePoint,
     SiteName,
     States,
     Where,
     cell,
+    choose,
     load,
     look,
     or_elsewhere,
@@ -49,12 +51,11 @@ def collect(
         hpcsamp campaign collect sweep.toml --where 'method.samples == 16' --out results.parquet
     """
     from hpcsamp.campaign import collect as collecting
-    from hpcsamp.campaign.selection import select
 
     made = load(campaign, site)
     path = out or made.folder / "results.csv"
     with or_elsewhere():
-        result = collecting.collect(made, not offline, select(where, (), point or ()))
+        result = collecting.collect(made, not offline, choose(where, None, point))
     collecting.write(path, result)
     total = len(result.rows) + len(result.left_out)
     typer.echo(f"{len(result.rows)} rows of {total} points, written to {path}")
@@ -97,11 +98,10 @@ def best(
     """
     from hpcsamp.campaign import best as ranking
     from hpcsamp.campaign import collect as collecting
-    from hpcsamp.campaign.selection import select
     from hpcsamp.cli.output import show
 
     made = load(campaign, site)
-    result = collecting.collect(made, False, select(where, (), point or ()))
+    result = collecting.collect(made, False, choose(where, None, point))
     column, rows = ranking.best(result, metric, highest, count)
     if folder:
         typer.echo("\n".join(str(made.folder / "points" / str(row["folder"])) for row in rows))
@@ -136,12 +136,11 @@ def account(
         hpcsamp campaign account sweep.toml --state done --json account.json
     """
     from hpcsamp.campaign import account as accounting
-    from hpcsamp.campaign.selection import select
     from hpcsamp.cli.output import show
 
     made = load(campaign, site)
     survey = look(made, not offline)
-    chosen = select(where, state or (), point or ()).among(made, survey.points)
+    chosen = choose(where, state, point).among(made, survey.points)
     with or_elsewhere():
         accounts = accounting.account(made, survey, chosen, not offline)
     rows: list[dict[str, Cell]] = [
@@ -234,11 +233,10 @@ def report(
         hpcsamp campaign report sweep.toml --metric accuracy --curves 3 --curves 7
     """
     from hpcsamp.campaign.points import find
-    from hpcsamp.campaign.selection import select
     from hpcsamp.report import sweep
 
     made = load(campaign, site)
-    selection = select(where, state or (), point or ())
+    selection = choose(where, state, point)
     done = sweep.build(
         made,
         look(made, not offline),
@@ -255,9 +253,7 @@ def report(
 
 def verify(
     campaign: File,
-    point: Annotated[
-        str | None, typer.Argument(help="Number of a point, or the name of its folder.")
-    ] = None,
+    point: OnePoint = None,
     site: SiteName = None,
     random: Annotated[bool, typer.Option("--random", help="Choose a finished point.")] = False,
     ranks: Annotated[
