@@ -1,7 +1,7 @@
 """Scores of ensemble forecasts of fields by lead time and variable, from sums over points.
 
-Every score is a function of sums (:class:`ForecastSums`), so ranks that hold different items and
-latitudes add theirs up, and the result does not depend on the grid of ranks. Means over points are
+Every score is computed from sums (:class:`ForecastSums`). Ranks hold different items and latitudes
+and add up their sums, so the result does not depend on the grid of ranks. Means over points are
 weighted by the area of grid cells, over the points that are observed: NaN marks a missing value of
 an observed field. Fields have the units of the data.
 """
@@ -24,7 +24,7 @@ POINT = (
     "mae_persistence", "mae_climatology", "brier", "weight_climatology",
     *(f"pinball_{level:g}" for level in LEVELS),
 )  # fmt: skip
-"""Sums over points of one lead time, variable and region."""
+"""Names of the sums over points that are kept for each lead time, variable and region."""
 AGAINST_CLIMATOLOGY = ("climatology", "mae_climatology", "brier")
 """Sums over those points only at which there is a climatology, besides an observed value."""
 ITEM = ("acc", "energy_score", "square", "variance", "crps_fair")
@@ -35,11 +35,11 @@ REGIONS = {
     "northern extratropics": (20.0, 90.0),
     "southern extratropics": (-90.0, -20.0),
 }
-"""Latitudes of each region in degrees, with both ends (WeatherBench 2)."""
+"""Range of latitudes of each region in degrees, both ends included (WeatherBench 2)."""
 
 
 def check_members(members: int) -> None:
-    """Refuse an ensemble that is too small for spread and fair scores.
+    """Check that an ensemble is large enough for the spread and for fair scores.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def check_members(members: int) -> None:
 
 @dataclass
 class ForecastSums:
-    """Sums of the scores of ``L`` lead times, ``V`` variables and ``M`` members.
+    """Sums for the scores of ``L`` lead times, ``V`` variables and ``M`` members.
 
     Parameters
     ----------
@@ -66,13 +66,14 @@ class ForecastSums:
     points
         ``(regions, L, V, len(POINT))``.
     ranks
-        ``(L, V, M + 1)`` weight of the points by the number of members below the observed value; a
-        point whose members tie with it counts in equal parts for each possible rank.
+        ``(L, V, M + 1)`` total weight of the points by the number of members below the observed
+        value. If members equal the observed value, the weight of the point is divided equally among
+        the possible ranks.
     events
-        ``(L, V, M + 1, 2)`` by the number of members in which the event occurs: weight of all
-        points, and of those where it is observed.
+        ``(L, V, M + 1, 2)`` by the number of members that forecast the event: weight of all points,
+        and of those where the event is observed.
     spectra
-        ``(L, V, 2, longitudes // 2 + 1)`` power of zonal waves: mean of the members, and observed.
+        ``(L, V, 2, longitudes // 2 + 1)`` zonal power spectra: mean of the members, and observed.
     circles
         ``(L, V)`` weight of the circles of latitude whose spectra are added: those without missing
         values.
@@ -101,7 +102,7 @@ class ForecastSums:
 
     @property
     def arrays(self) -> list[np.ndarray]:
-        """All sums, to be added over ranks."""
+        """All sums, which are to be added over the ranks."""
         return [self.points, self.ranks, self.events, self.spectra, self.circles, self.items]
 
     def add(
@@ -115,12 +116,12 @@ class ForecastSums:
         std: np.ndarray,
         areas: np.ndarray,
     ) -> None:
-        """Add items on some latitudes.
+        """Add the points of some items at some latitudes.
 
         Parameters
         ----------
         lead, variable
-            Positions of lead time and variable.
+            Indices of the lead time and of the variable.
         members
             ``(M, n, h, W)`` states of the members.
         observed, initial
@@ -187,9 +188,10 @@ class ForecastSums:
         Returns
         -------
         dict
-            ``regions``: by region and score, ``(L, V)``; by score of the globe also ``acc``,
-            ``energy_score``, ``rank_histogram``, ``reliability``, ``spectra``, ``items`` (their
-            number), and ``standard_errors`` of means over items, as if these were independent.
+            ``regions`` has ``(L, V)`` arrays by region and score. Scores of the whole globe are
+            ``acc``, ``energy_score``, ``rank_histogram``, ``reliability``, ``spectra``, ``items``
+            (their number), and ``standard_errors`` of means over items, as if these were
+            independent.
         """
         m = self.members
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -227,7 +229,7 @@ class ForecastSums:
 
 
 def _scores(sums: np.ndarray, m: int) -> dict[str, np.ndarray]:
-    """Scores from sums ``(L, V, len(POINT))``."""
+    """Compute scores from sums ``(L, V, len(POINT))``."""
     normal = sums[..., POINT.index("weight_climatology")]
     of = {
         name: sums[..., k] / (normal if name in AGAINST_CLIMATOLOGY else sums[..., 0])
@@ -253,7 +255,7 @@ def _scores(sums: np.ndarray, m: int) -> dict[str, np.ndarray]:
 def item_sums(
     members: np.ndarray, observed: np.ndarray, mean: np.ndarray, area: np.ndarray
 ) -> np.ndarray:
-    """Sums over the points of each item from which :func:`item_scores` follow.
+    """Return the sums over the points of each item that :func:`item_scores` needs.
 
     Parameters
     ----------

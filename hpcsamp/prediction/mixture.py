@@ -1,11 +1,11 @@
-"""Evaluate several finished runs as one predictive: the mixture of theirs with equal weights.
+"""Evaluate several finished runs as one: the equally weighted mixture of their predictions.
 
     p(y | x) = (1 / K) sum_k p_k(y | x),        p_k = (1 / S) sum_s p(y | x, w_ks)
 
 (Lakshminarayanan, Pritzel and Blundell 2017 for networks, Wilson and Izmailov 2020 for posteriors.)
 The runs may differ in network, method and seed. The ranks of a sample group divide the samples of
-each run, and metrics are computed from the K S samples as from those of one run, so they are exact
-and do not depend on the grid.
+each run, and metrics are computed from all K S samples as if one run had drawn them, so they are
+exact and do not depend on the grid.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def evaluate_mixture(
     Parameters
     ----------
     runs
-        The runs, on one grid, without recalibrations.
+        The runs, opened on the same grid and without recalibrations.
     data, split
         See :meth:`Posterior.open`.
 
     Returns
     -------
     dict
-        Metrics and facts as in ``evaluation/SPLIT.json``; ``runs`` lists the facts of each run.
+        Metrics and metadata as in ``evaluation/SPLIT.json``; ``runs`` has the metadata of each run.
 
     Raises
     ------
@@ -118,7 +118,7 @@ class MixtureEvaluator(Evaluator):
         return [sum(counts) for counts in zip(*each, strict=True)]
 
     def _chains(self, method: Method, view: View) -> ChainTally | None:
-        return None  # the samples of several runs are no chains
+        return None  # convergence of chains is undefined across several runs
 
 
 def check(runs: Sequence[Posterior]) -> None:
@@ -149,8 +149,8 @@ def check(runs: Sequence[Posterior]) -> None:
     for of in runs:
         if of.method.spread is not None:
             raise UsageError(
-                f"{of.restored.folder.path}: its network is split over model ranks; a mixture "
-                f"needs --set parallel.model=1"
+                f"{of.restored.folder.path}: its network is split over model ranks, which a "
+                f"mixture cannot evaluate; add --set parallel.model=1"
             )
 
 

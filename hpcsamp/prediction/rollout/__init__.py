@@ -1,1 +1,1 @@
-"""Forecasts to any lead time: a network is applied to its own outputs again and again."""
+"""Forecast any number of steps by applying a network repeatedly to its own outputs."""

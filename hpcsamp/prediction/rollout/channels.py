@@ -1,4 +1,4 @@
-"""Decide how each input channel of a network is advanced by one step of a rollout."""
+"""Determine how each input channel of a network is computed for the next step of a rollout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcsamp.tasks.coordinates import Axis
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of an input and of an output, and how the next input follows from an output.
+    """The input and output channels, and how the next input is computed from an output.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Channels:
 
 
 def channels_of(trained: Trained) -> Channels:
-    """Match the outputs of a run with its inputs.
+    """Match the output variables of a run with its input channels.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def channels_of(trained: Trained) -> Channels:
         If the outputs are not among the variables of the input, or are on another grid.
     """
     if set(trained.manifest.kinds) != {"x"} or set(trained.manifest.targets_by_name) != {"y"}:
-        raise UsageError("--rollout needs a run with one input and one target, which are fields")
+        raise UsageError("--rollout needs a run with one input and one target, both of them fields")
     inputs, outputs = trained.axes["x"], trained.axes["y"]
     if not inputs or not outputs or not inputs[0].named or not outputs[0].named:
         raise UsageError(

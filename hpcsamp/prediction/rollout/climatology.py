@@ -20,7 +20,7 @@ def climatology(posterior: Posterior, units: Units) -> tuple[np.ndarray, np.ndar
     """Return mean and standard deviation over the targets of the training split. Collective.
 
     They are computed once, in one pass that the ranks share, and kept in the dataset folder if it
-    is writable; a file of another dataset is not used.
+    is writable; a file written for another dataset is not used.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Times of a forecast: initial times of items, the length of a step, and times at a lead time."""
+"""Times of a forecast: initial times, the length of a step, and valid times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Clock:
     times
         ``(N,)`` datetime64[s] of the inputs; None if the dataset has no times.
     step
-        Length of a step; None if the dataset states none.
+        Length of a step; None if the dataset does not state it.
     """
 
     times: np.ndarray | None
@@ -37,7 +37,7 @@ class Clock:
         return found
 
     def item_at(self, lead: int) -> np.ndarray:
-        """Return for each item the item whose input is its state after ``lead`` steps, or -1."""
+        """Return, for each item, the item whose input is ``lead`` steps later, or -1."""
         if self.times is None or self.step is None:
             return np.full(0 if self.times is None else len(self.times), -1)
         order = np.argsort(self.times, kind="stable")
@@ -79,7 +79,7 @@ def parse_times(values: np.ndarray, units: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If the units are none of days, hours, minutes or seconds since a date.
+        If the units are not days, hours, minutes or seconds since a date.
     """
     if values.dtype.kind == "M":
         return values.astype("datetime64[s]")

@@ -1,4 +1,4 @@
-"""Roll out a run from the items of a split: members over sample ranks, items over data groups."""
+"""Roll out a run from the items of a split; ranks divide members and items."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def forecast(
     Returns
     -------
     dict
-        Facts of the forecast, and its scores.
+        Metadata of the forecast, and its scores.
 
     Raises
     ------
@@ -120,12 +120,12 @@ def forecast(
 
 
 def check_steps(steps: int, perturb: float) -> None:
-    """Refuse a rollout of no steps, or a negative perturbation.
+    """Check the number of steps and the standard deviation of the perturbation.
 
     Raises
     ------
     UsageError
-        If there is one.
+        If there are no steps, or the perturbation is negative.
     """
     if steps < 1:
         raise UsageError(f"--rollout {steps}: at least 1 step is needed")
@@ -196,6 +196,6 @@ def batches(
 
 
 def inputs_at(posterior: Posterior, dataset: Dataset, items: np.ndarray) -> Tensor:
-    """Read standardised inputs; rows of padding, whose item is -1, get the first item's."""
+    """Read standardised inputs; padding rows, whose item is -1, get those of the first item."""
     x: Tensor = read_items(posterior, dataset, np.maximum(items, 0)).x
     return x

@@ -34,7 +34,7 @@ def rollout(
     Raises
     ------
     DataError, UsageError
-        If the items do not fit the run, or it cannot be rolled out from them.
+        If the items do not have the form that the run needs, or it cannot be rolled out.
     """
     from hpcsamp.prediction.labelled import labelled
 
@@ -42,7 +42,7 @@ def rollout(
     items: Given | None = None
     if isinstance(x, str | Path):
         if times is not None:
-            raise UsageError("times are those of the dataset: leave times= out")
+            raise UsageError("the times are read from the dataset: leave times= out")
         evaluator = posterior.evaluator(posterior.open(x, split))
         try:
             march, count = march_of(posterior, evaluator, perturb), evaluator.dataset.count
@@ -103,7 +103,7 @@ def _batches(posterior: Posterior, items: Given) -> Iterator[Batch]:
 
 
 def _decoded(made: xr.Dataset) -> xr.Dataset:
-    """Replace numbers of the axes of time by datetime64 and timedelta64."""
+    """Convert the numbers of the time axes to datetime64 and timedelta64."""
     if "init_time" in made.coords:
         values = made["init_time"].values.astype("datetime64[s]").astype("datetime64[ns]")
         attributes = {k: v for k, v in made["init_time"].attrs.items() if k != "units"}

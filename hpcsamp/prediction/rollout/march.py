@@ -23,7 +23,7 @@ ReadInputs = Callable[[np.ndarray], Tensor]
 
 @dataclass
 class March:
-    """Advances the members of this rank, one step at a time, so only one state is in memory.
+    """Advance the members of this rank step by step, with only one state in memory.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class March:
     clock
         Times of the items.
     read
-        Reads forcings; not needed if there are none.
+        Function that reads forcings; not needed if there are none.
     perturb
         Standard deviation of normal noise that each member but the first adds to its initial
         state, in standard deviations of each variable.
@@ -70,7 +70,7 @@ class March:
         )
 
     def check(self, items: np.ndarray, steps: int) -> None:
-        """Check that all inputs of the first ``steps`` steps can be made for these items.
+        """Check that the inputs of the first ``steps`` steps can be computed for these items.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class March:
         x
             ``(B, C, H, W)`` standardised inputs.
         index
-            ``(B,)`` positions of the items, by which draws are made.
+            ``(B,)`` positions of the items, which determine their random draws.
 
         Yields
         ------
@@ -134,7 +134,7 @@ class March:
             self._force(current, index, lead)
 
     def _force(self, current: Tensor, index: np.ndarray, lead: int) -> None:
-        """Replace the features of time and the forcings of inputs by those at a lead time."""
+        """Set the time features and the forcings of inputs to those at a lead time."""
         own = self.channels
         if len(own.clock):
             values = torch.as_tensor(own.features(self.clock.at(index, lead)))
@@ -146,7 +146,7 @@ class March:
             current[:, :, own.forcings] = later[:, own.forcings]
 
     def _perturbed(self, x: Tensor, where: Tensor) -> Tensor:
-        """Return ``(s, B, C, H, W)`` inputs; all members but the first have noise."""
+        """Return ``(s, B, C, H, W)`` inputs; noise is added for all members but the first."""
         own = self.channels
         current = x.expand(len(self.mine), *x.shape).clone()
         shape = (len(own.state), *x.shape[2:])

@@ -1,4 +1,4 @@
-"""Read single items of a dataset as the batches of a run contain them."""
+"""Read single items of a dataset in the form in which batches contain them."""
 
 from __future__ import annotations
 

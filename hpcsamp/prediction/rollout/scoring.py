@@ -25,7 +25,7 @@ from hpcsamp.tasks.outputs import sample_counts
 
 
 class Scoring:
-    """Compares the states of a rollout with the dataset's. Collective over the world.
+    """Compare the states of a rollout with those of a dataset. Collective over the world.
 
     The observed state at a lead time is the target of the item whose input is one step earlier, in
     the same split; lead times without such an item are not scored, nor are points at which it is

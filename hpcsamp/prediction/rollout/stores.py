@@ -1,4 +1,4 @@
-"""Where forecasts are written: a zarr store, an HDF5 file, or memory."""
+"""Write forecasts to a zarr store, to an HDF5 file, or to memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcsamp.tasks.layout import FileLayout
 
 
 class Store(Protocol):
-    """Receives the states of a forecast."""
+    """An object that forecasts are written to."""
 
     def write(self, rows: np.ndarray, members: range, lead: int, values: np.ndarray) -> None:
         """Write ``(n, len(members), V, ...)`` states of items at a lead time, counted from 1."""
@@ -88,7 +88,7 @@ def check_out(path: Path, overwrite: bool) -> None:
 def open_store(
     path: Path, layout: FileLayout, topology: Topology, overwrite: bool, lock: Lock | None
 ) -> Store:
-    """Create the store that the ending of a path asks for. Collective."""
+    """Create a zarr store or an HDF5 file, depending on the ending of a path. Collective."""
     if path.suffix == ".zarr":
         return ZarrStore(path, layout, topology, overwrite=overwrite, lock=lock)
     return Hdf5Store(ParallelFile(path, layout, topology, overwrite=overwrite, lock=lock))
