@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcsamp.cli.options import AcceptEdits, Quiet
+
+if TYPE_CHECKING:
+    from hpcsamp.report import ReportFiles
 
 
 def report(
@@ -34,6 +37,19 @@ def report(
     single_file: Annotated[
         bool, typer.Option("--single-file", help="Embed the figures, so that the page is one file.")
     ] = False,
+    scorecard: Annotated[
+        bool,
+        typer.Option(
+            "--scorecard",
+            help="Show scores of forecasts by lead time instead, of one run, or of a second run "
+            "against the first (default of --out: scorecard in the last run's folder).",
+        ),
+    ] = False,
+    item: Annotated[int, typer.Option(min=0, help="Item of the maps of a scorecard, from 0.")] = 0,
+    lead: Annotated[
+        int | None,
+        typer.Option(min=1, help="Lead time of these maps in steps (default: the last observed)."),
+    ] = None,
     quiet: Quiet = False,
     accept_edits: AcceptEdits = False,
 ) -> None:
@@ -45,6 +61,8 @@ def report(
     With --figure, or for a campaign file named after a figure, a figure of the paper is drawn from
     runs, campaigns, or records of hpcsamp bench scaling.
 
+    With --scorecard, the scores that hpcsamp predict --rollout --scores has kept are drawn.
+
     Examples:
 
         hpcsamp report runs/a
@@ -54,6 +72,21 @@ def report(
     from hpcsamp.errors import UsageError
     from hpcsamp.report import build, figures
 
+    if scorecard:
+        from hpcsamp.report.scorecard.build import scorecard as draw
+
+        if figure is not None:
+            raise UsageError(f"--scorecard and --figure {figure} are different reports: choose one")
+        _show(
+            draw(
+                runs, out or runs[-1] / "scorecard", split=split, item=item, lead=lead,
+                single_file=single_file,
+            ),
+            quiet,
+        )  # fmt: skip
+        return
+    if item or lead is not None:
+        raise UsageError("--item and --lead choose the maps of a scorecard: add --scorecard")
     figure = figure or figures.figure_of(runs)
     if figure is not None:
         for path in figures.draw(figure, runs, out or Path("report")):
@@ -63,6 +96,11 @@ def report(
     if out is None and len(runs) > 1:
         raise UsageError("comparing several runs needs an output folder: add --out DIR")
     made = build(runs, out or runs[0] / "report", split=split, items=items, single_file=single_file)
+    _show(made, quiet)
+
+
+def _show(made: ReportFiles, quiet: bool) -> None:
+    """Print what was left out and drawn, and the page."""
     if not quiet:
         for line in made.notes:
             typer.echo(f"left out: {line}")

@@ -95,9 +95,26 @@ def build(
     """
     runs = [read_run(path) for path in paths]
     evaluations = [run.evaluation(split) for run in runs]
-    folder = Path(out)
-    made = ReportFiles(folder / "index.html")
+    made = ReportFiles(Path(out) / "index.html")
     drafts = _drafts(runs, evaluations, split, items, made.notes)
+    return write(runs, evaluations, drafts, made, single_file)
+
+
+def write(
+    runs: Sequence[RunRecord],
+    evaluations: Sequence[EvaluationRecord | None],
+    drafts: Sequence[Draft],
+    made: ReportFiles,
+    single_file: bool,
+) -> ReportFiles:
+    """Draw figures and write them with their page.
+
+    Raises
+    ------
+    UsageError
+        If the folder cannot be written.
+    """
+    folder = made.page.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock", folder), style.styled():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: Variables to show if the dataset has them; otherwise the first ones are shown.
 USUAL = ("2m_temperature", "geopotential@500", "10m_u_component_of_wind")
 SHOWN = 3
+
+Fields = dict[str, np.ndarray]
 
 
 def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
@@ -49,16 +52,36 @@ def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
             {name: f[name][(row, *place)] for name in ("mean", "target", "std")} for place in places
         ]
         when = _time(f, row)
-    units = evaluation.rows.get("units", [])
-    labels = evaluation.rows.get("labels", [])
+    known = dict(
+        zip(evaluation.rows.get("labels", []), evaluation.rows.get("units", []), strict=False)
+    )
+    units = [known.get(name, "") for name in names]
+    words = f"{evaluation.split}, item {row}{when}, of median uncertainty"
+    return draw_fields(fields, names, units, latitude, longitude, (run.title, words))
+
+
+def draw_fields(
+    fields: Sequence[Fields],
+    names: Sequence[str],
+    units: Sequence[str],
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    heading: Sequence[str],
+) -> Figure:
+    """Draw mean, truth, error and spread of each variable in two rows.
+
+    Parameters
+    ----------
+    fields
+        ``mean``, ``target`` and ``std`` of each variable, ``(H, W)``; NaN where missing.
+    """
     fig = style.figure(style.WIDTH, 3.2 * len(names) + 0.9)
     grid = fig.subplots(2 * len(names), 2, squeeze=False, sharex=True, sharey=True)
-    for r, (name, field) in enumerate(zip(names, fields, strict=True)):
+    for r, (name, unit, field) in enumerate(zip(names, units, fields, strict=True)):
         error = field["mean"] - field["target"]
         both = np.stack([field["mean"], field["target"]])
-        low, high = np.percentile(both, [0.5, 99.5])
-        size = float(np.percentile(abs(error), 99.5)) or 1.0
-        unit = units[labels.index(name)] if name in labels else ""
+        low, high = np.nanpercentile(both, [0.5, 99.5])
+        size = float(np.nanpercentile(abs(error), 99.5)) or 1.0
         for c, (title, values, look) in enumerate((
             ("mean", field["mean"], {"cmap": "viridis", "vmin": low, "vmax": high}),
             ("truth", field["target"], {"cmap": "viridis", "vmin": low, "vmax": high}),
@@ -72,7 +95,7 @@ def weather_maps(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
             axes.set_ylabel("latitude", fontsize=8.5)
     for axes in grid[-1]:
         axes.set_xlabel("longitude")
-    style.heading(fig, run.title, f"{evaluation.split}, item {row}{when}, of median uncertainty")
+    style.heading(fig, *heading)
     return fig
 
 
