@@ -2,9 +2,9 @@
 
     config = { best = "valid.nll", of = "first.toml" }
 
-starts from the settings of the best finished point of ``first.toml``. The first submission copies
-them to ``start.toml`` in the campaign's folder, and from then on the copy is read: points that
-finish later elsewhere do not rename the points of this campaign.
+uses the settings of the best finished point of ``first.toml``. The first submission copies them to
+``start.toml`` in the campaign's folder. Later commands read the copy, so the names of this
+campaign's points do not change when points of the other campaign finish later.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ COPY = "start.toml"
 """Name of the copy in the campaign's folder."""
 
 _reading: ContextVar[tuple[Path, ...]] = ContextVar("_reading", default=())
-"""Campaign files whose base configuration is being looked for."""
+"""Campaign files whose base configuration is being determined."""
 
 
 def source(spec: CampaignFile, file: Path, root: Path, folder: Path) -> str | Path:
-    """Return the file, or the name, of the base configuration of a campaign.
+    """Return the path or the built-in name of the base configuration of a campaign.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def source(spec: CampaignFile, file: Path, root: Path, folder: Path) -> str | Pa
 
 
 def keep(campaign: Campaign) -> None:
-    """Copy the configuration of the best point to the campaign's folder, unless it is there.
+    """Copy the configuration of the best point to the campaign's folder, unless it has a copy.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def keep(campaign: Campaign) -> None:
         If it cannot be copied.
     """
     path, known = campaign.folder / COPY, isinstance(campaign.spec.config, str)
-    if known or campaign.needs or path.is_file():  # a stage has the base of its campaign
+    if known or campaign.needs or path.is_file():  # a stage uses the base of its campaign
         return
     try:
         write_whole(path, Path(campaign.source).read_text())

@@ -1,4 +1,4 @@
-"""``hpcsamp export``."""
+"""``hpcsamp export``: write the metrics of a run for an experiment tracker."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hpcsamp.cli.options import AcceptEdits
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    to: Annotated[str, typer.Option(help="tensorboard, mlflow or wandb (offline).")],
+    to: Annotated[str, typer.Option(help="Tracker: tensorboard, mlflow or wandb (offline).")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the files (default: the name of --to)."),
     ] = None,
     accept_edits: AcceptEdits = False,
 ) -> None:
-    """Write the metrics of a run as files of TensorBoard, MLflow or Weights & Biases.
+    """Write the metrics of a run as files for TensorBoard, MLflow or Weights & Biases.
 
-    Works after a job or beside it, and may be repeated: the tracker shows one run.
+    The command works after a job or while it runs. It may be repeated: the tracker shows one run.
 
     Examples:
 
@@ -46,4 +46,4 @@ def export(
         + folder.resolve().as_uri(),
         "wandb": f"wandb sync {folder}/wandb/offline-run-*",
     }[to]
-    typer.echo(f"to look at it: {how}")
+    typer.echo(f"show the metrics with: {how}")

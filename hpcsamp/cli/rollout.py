@@ -1,4 +1,4 @@
-"""``hpcsamp predict --rollout``: its options, and the command."""
+"""``hpcsamp predict --rollout``: options and implementation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Scores = Annotated[
 def check_rollout(
     rollout: int | None, own: Mapping[str, Any], others: Mapping[str, Any], table: Path | None
 ) -> None:
-    """Refuse options of a rollout without one, and options of other predictions with one."""
+    """Refuse rollout options without --rollout, and options that a rollout does not use."""
     from hpcsamp.errors import UsageError
 
     if rollout is None:

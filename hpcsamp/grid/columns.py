@@ -1,4 +1,4 @@
-"""Exchange rows for columns: each rank of a sample group has all samples of 1/P of the columns."""
+"""Exchange rows for columns: each of P ranks gets all samples of 1/P of the columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcsamp.grid.plan import Over, share
 
 
 class SampleGroup(Protocol):
-    """The exchanges of a sample group that are used here; see :class:`.Collectives`."""
+    """Operations that are needed from a sample group; see :class:`.Collectives`."""
 
     sample_size: int
     sample_rank: int
@@ -25,7 +25,7 @@ class SampleGroup(Protocol):
 
 
 class Columns:
-    """The columns of each rank, for tensors ``(samples, columns, ...)`` whose rows are divided.
+    """Division of the columns of ``(samples, columns, ...)`` tensors among the ranks.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Columns:
         return [[rows * len(c) * inner for c in self._columns] for rows in self._rows]
 
     def from_rows(self, y: Tensor) -> Tensor:
-        """Return ``(S, len(mine), ...)`` of the ranks' rows ``(s, n, ...)``. Collective."""
+        """Convert rows ``(s, n, ...)`` of the ranks to ``(S, len(mine), ...)``. Collective."""
         inner = y.shape[2:]
         flat = torch.cat([y[:, c.start : c.stop].reshape(-1) for c in self._columns])
         found = self._group.all_to_all(flat, self._counts(inner.numel()), "sample")

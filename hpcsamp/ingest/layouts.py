@@ -49,7 +49,7 @@ def anemoi(
 ) -> Gridded:
     """Read a gridded dataset of anemoi-datasets.
 
-    Fields of a regular grid have the dimensions latitude and longitude, others have cells.
+    Fields on a regular grid have the dimensions latitude and longitude; others have cells.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def anemoi(
         names = [str(name) for name in opened.attrs["variables"]]
     except Exception as e:  # readers raise many kinds of errors for damaged stores
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise DataError(f"{store}: is not a dataset of anemoi-datasets: {reason}") from None
+        raise DataError(f"{store} is not a dataset of anemoi-datasets: {reason}") from None
     absent = list(opened.attrs.get("missing_dates") or [])
     if absent:
         raise DataError(
@@ -117,13 +117,13 @@ def anemoi(
 
 def makani(
     files: Annotated[
-        Sequence[str | Path], Asked("Yearly HDF5 files in order.", "files", kind=list[Path])
+        Sequence[str | Path], Asked("Yearly HDF5 files in time order.", "files", kind=list[Path])
     ],
     x: Variables,
     y: Answers,
     *,
     metadata: Annotated[
-        Path | None, Asked("data.json of the set, for files without dimension scales.", kind=Path)
+        Path | None, Asked("Metadata (data.json), for files without dimension scales.", kind=Path)
     ] = None,
     select: Selection = (),
     lead: Lead = 0,
@@ -141,7 +141,8 @@ def makani(
         Files such as ``2017.h5``.
     metadata
         Description with the keys ``coords`` (``channel``, ``lat``, ``lon``) and ``dhours``. It is
-        needed for files without dimension scales; their times follow from the year in their name.
+        needed for files without dimension scales; their times are computed from the year in their
+        name.
     x, y, select, lead, keep_missing, fractions, seed, rule, normalize_y
         As in :func:`~hpcsamp.ingest.netcdf.netcdf`; the variables are the channels.
 
@@ -173,7 +174,7 @@ def makani(
             file = h5py.File(path, locking=False)
             fields = file[told.get("h5_path", "fields")]
         except (OSError, KeyError) as e:
-            raise DataError(f"{path}: is not a file of makani: {e}") from None
+            raise DataError(f"{path} is not a file of makani: {e}") from None
         parts.append(_year(path, fields, told, [*x, *y]))
     source = {
         "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),
@@ -187,7 +188,9 @@ def makani(
 
 
 def grib(
-    files: Annotated[Sequence[str | Path], Asked("GRIB files in order.", "files", kind=list[Path])],
+    files: Annotated[
+        Sequence[str | Path], Asked("GRIB files in time order.", "files", kind=list[Path])
+    ],
     x: Variables,
     y: Answers,
     *,
@@ -204,7 +207,7 @@ def grib(
     Parameters
     ----------
     files
-        Files whose messages make one cube, see the documentation of cfgrib.
+        Files whose messages form one hypercube; see the documentation of cfgrib.
     x, y, select, lead, keep_missing, fractions, seed, rule, normalize_y
         As in :func:`~hpcsamp.ingest.netcdf.netcdf`.
 
@@ -229,7 +232,7 @@ def grib(
 def _year(
     path: Path, fields: h5py.Dataset, told: Mapping[str, Any], wanted: Sequence[str]
 ) -> xarray.Dataset:
-    """Open a file of makani; its axes are those of its dimension scales, else of the metadata."""
+    """Open a file of makani; its axes are read from dimension scales, or else from the metadata."""
     if fields.ndim == 4 and all(len(axis) for axis in fields.dims):
         seconds, channels, latitude, longitude = (axis[0][:] for axis in fields.dims)
         names = [n.decode() if isinstance(n, bytes) else str(n) for n in channels]
@@ -239,7 +242,7 @@ def _year(
             names, latitude, longitude = (told["coords"][n] for n in ("channel", "lat", "lon"))
             hours = float(told["dhours"])
         except (KeyError, TypeError, ValueError) as e:
-            raise DataError(f"metadata of {path}: lacks {e}") from None
+            raise DataError(f"metadata of {path} lack {e}") from None
         if not path.stem.isdigit():
             raise DataError(f"{path}: the name of a file without times must be its year")
         begin = np.datetime64(f"{int(path.stem):04d}-01-01T00", "ns")
@@ -279,7 +282,7 @@ def _by_step(
     coords: dict[str, Any],
     units: dict[str, str],
 ) -> xarray.Dataset:
-    """Open the wanted fields of an array by time and field; ``read(t, fields)`` reads some."""
+    """Open selected fields of an array that ``read(t, fields)`` reads by time and field."""
     unknown = [name for name in wanted if name not in names]
     if unknown or not wanted:
         raise UsageError(

@@ -33,7 +33,7 @@ from hpcsamp.ingest.table import Role, Table
 from hpcsamp.ingest.tables import CsvTable, check_delimiter
 
 CYCLES = {"day": 86_400, "week": 7 * 86_400, "year": 365 * 86_400}
-"""Cycles of the calendar, and their lengths in seconds."""
+"""Names of the calendar cycles, with their lengths in seconds."""
 
 Gaps = Literal["drop", "mask"]
 
@@ -53,7 +53,7 @@ class SeriesSource(Source):
     axis, past, future
         The axis, and the lengths of a window.
     fill
-        Value in place of those that are missing or not known yet, for each series.
+        Value, for each series, that replaces missing values and those not known yet.
     """
 
     values: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
@@ -89,25 +89,25 @@ def series(
     files: Annotated[Sequence[str | Path], Asked("Csv or parquet files to read.", kind=list[Path])],
     time: Annotated[str, Asked("Column of times.", "--time")],
     target: Annotated[str, Asked("Column of the values to forecast.", "--target")],
-    past: Annotated[int, Asked("Values of the past in a window.", "--past", least=1)] = 96,
-    future: Annotated[int, Asked("Values to forecast.", "--future", least=1)] = 24,
+    past: Annotated[int, Asked("Number of past values in a window.", "--past", least=1)] = 96,
+    future: Annotated[int, Asked("Number of values to forecast.", "--future", least=1)] = 24,
     *,
-    every: Annotated[int, Asked("A window begins at every so many steps.", least=1)] = 1,
+    every: Annotated[int, Asked("Number of steps between the starts of two windows.", least=1)] = 1,
     id_column: Annotated[
         str | None, Asked("Column that names the series of a row.", "--id")
     ] = None,
     known: Annotated[
-        Sequence[str], Asked("Column of numbers that is known in advance.", "--known")
+        Sequence[str], Asked("Numeric column whose values are known in advance.", "--known")
     ] = (),
     calendar: Annotated[
-        str, Asked("Cycles as inputs: auto, none, or some of day+week+year.")
+        str, Asked("Calendar cycles as inputs: auto, none, or some of day+week+year.")
     ] = "auto",
     holidays: Annotated[
         str | None, Asked("Country or COUNTRY-REGION whose holidays are an input, such as DE.")
     ] = None,
     timezone: Annotated[
         str | None,
-        Asked("Zone of times without one, and of the calendar, such as Europe/Berlin."),
+        Asked("Time zone of the calendar, and of times without a zone, such as Europe/Berlin."),
     ] = None,
     missing: Annotated[
         Gaps, Asked("Windows with missing values: drop, or mask (keep them, with a mask).")
@@ -127,8 +127,8 @@ def series(
     values, ``(past,)``. With any of them it has ``(rows, past + future)``: the target (of the
     future: its mean over train), whether it is known (0 or 1), and the covariates.
 
-    Several series are each divided by the standard deviation of their train part after its mean is
-    subtracted; a single one stays in its units.
+    If there are several series, each is standardised by the mean and standard deviation of its
+    train part. A single series keeps its units.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ def series(
     past, future, every
         Lengths of a window, and of the step between two windows, in steps of the series.
     calendar, holidays, timezone
-        Inputs that follow from the time. ``auto`` takes the cycles that are longer than a step and
-        not longer than train. Times in parquet files are in UTC.
+        Inputs that are computed from the time. ``auto`` takes the cycles that are longer than a
+        step and not longer than train. Times in parquet files are in UTC.
     missing
         What to do with windows that have missing values.
     valid, test
@@ -151,7 +151,8 @@ def series(
     UsageError
         If a column, zone, cycle or country does not exist.
     DataError
-        If times occur twice, have no constant step or do not exist, or no window is whole.
+        If a time occurs twice or does not exist, the step is not constant, or no window is
+        complete.
 
     Examples
     --------
@@ -267,7 +268,7 @@ def series(
 def _of_time(
     axis: Axis, calendar: str, holidays: str | None, zone: dt.tzinfo | None, train: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Return inputs that follow from the time alone, ``(inputs, times)``, and their names."""
+    """Return inputs computed from the time alone, ``(inputs, times)``, and their names."""
     seconds = axis.times()
     if zone is not None:
         shifts = [dt.datetime.fromtimestamp(int(s), zone).utcoffset() for s in seconds]
@@ -292,7 +293,7 @@ def _of_time(
 
 
 def _holidays(seconds: np.ndarray, place: str) -> np.ndarray:
-    """Whether each local time is on a public holiday, by the package ``holidays``."""
+    """Return whether each local time is on a public holiday, using the package ``holidays``."""
     try:
         import holidays
     except ImportError:
@@ -321,9 +322,7 @@ def _scaled(
         std = float(part.std())
         scales.append([float(part.mean()), std or 1.0] if len(names) > 1 else [0.0, 1.0])
     if len(names) > 1:
-        report.append(
-            f"{len(names)} series, each scaled by the mean and deviation of its train part"
-        )
+        report.append(f"{len(names)} series, each standardised by the statistics of its train part")
         values = (values - np.asarray(scales)[:, :1]) / np.asarray(scales)[:, 1:]
     return values, scales
 

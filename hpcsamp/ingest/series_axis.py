@@ -33,7 +33,7 @@ class Axis:
     names
         Names of the series.
     report
-        Lines about what was found.
+        Lines for the user, e.g. about missing times.
     """
 
     first: int
@@ -66,7 +66,7 @@ def zone_of(name: str | None) -> ZoneInfo | None:
 
 
 Converter = Callable[[str, str, int], int | None]
-"""Function that converts a cell to seconds, from the cell, its place and the time before it."""
+"""Function that converts a cell to seconds, given the cell, its position and the previous time."""
 
 
 def converter(table: Table, column: str, form: str | None, zone: ZoneInfo | None) -> Converter:
@@ -134,13 +134,13 @@ def on_axis(seconds: np.ndarray, of: np.ndarray, names: list[str], place: Sequen
     names
         Names of the series.
     place
-        Where each row stands, for messages.
+        File and row of each time, for messages.
 
     Raises
     ------
     DataError
         If a time occurs twice, or rows do not follow each other at multiples of one step; the
-        message has both times or both steps.
+        message contains both times or both steps.
     """
     report: list[str] = []
     steps: dict[str, int] = {}
@@ -148,10 +148,10 @@ def on_axis(seconds: np.ndarray, of: np.ndarray, names: list[str], place: Sequen
         rows = np.flatnonzero(of == series)
         order = rows[np.argsort(seconds[rows], kind="stable")]
         if (order != rows).any():
-            report.append(f"{_named(name)}rows are not in the order of time; they were sorted")
+            report.append(f"{_named(name)}rows were not in order of time and have been sorted")
         gaps = np.diff(seconds[order])
         if not len(gaps):
-            raise DataError(f"{place[order[0]]}: {_named(name)}one row is not a series")
+            raise DataError(f"{place[order[0]]}: {_named(name)}a series needs at least two rows")
         for k in np.flatnonzero(gaps == 0)[:1].tolist():
             raise DataError(
                 f"{place[order[k + 1]]}: {_named(name)}{show(seconds[order[k]])} UTC occurs twice "
@@ -191,13 +191,13 @@ def on_axis(seconds: np.ndarray, of: np.ndarray, names: list[str], place: Sequen
 
 
 def show(seconds: int | np.integer) -> str:
-    """Write a time as ``2020-01-31 23:45``, with seconds where there are any."""
+    """Format a time as ``2020-01-31 23:45``; seconds are added if they are not 0."""
     text = str(dt.datetime(1970, 1, 1) + dt.timedelta(seconds=int(seconds)))
     return text.removesuffix(":00")
 
 
 def span(seconds: int) -> str:
-    """Write a length of time in its largest whole unit."""
+    """Format a duration in the largest unit of which it is a multiple."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds % size == 0:
             return f"{seconds // size} {unit}"
@@ -205,7 +205,7 @@ def span(seconds: int) -> str:
 
 
 def indices(words: Iterable[str]) -> tuple[list[str], np.ndarray]:
-    """Return the different words in the order in which they appear, and the index of each."""
+    """Return the distinct words in order of first appearance, and the index of each."""
     known: dict[str, int] = {}
     of = np.asarray([known.setdefault(word, len(known)) for word in words], np.int64)
     return list(known), of

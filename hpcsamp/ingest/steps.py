@@ -1,4 +1,4 @@
-"""Read fields over time step by step, so that a chunk of a store is decoded once."""
+"""Read fields time step by time step, so that each chunk of a store is decoded only once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ KEPT = 2
 
 
 class Steps:
-    """All fields of one time step, the last two of which are kept.
+    """Function that returns all fields of a time step and caches the last two steps.
 
-    Items that are read in order of time with a lead of one step read each step once.
+    If items are read in order of time with a lead of one step, each step is read once.
 
     Parameters
     ----------
     read
-        ``read(t)`` reads step ``t``: an array whose first axis are the fields.
+        ``read(t)`` returns the array of step ``t``, with the fields along its first axis.
     """
 
     def __init__(self, read: Callable[[int], np.ndarray]) -> None:
@@ -30,7 +30,7 @@ class Steps:
         self._held: dict[int, np.ndarray] = {}
 
     def __call__(self, t: int) -> np.ndarray:
-        """Return step ``t``; it must not be changed."""
+        """Return the array of step ``t``, which must not be changed."""
         if t not in self._held:
             while len(self._held) >= KEPT:
                 del self._held[next(iter(self._held))]
@@ -53,7 +53,7 @@ def dataset(
     Parameters
     ----------
     steps
-        Steps, each of shape ``(len(names), *shape[1:])`` up to a reshape.
+        Time steps, each of which can be reshaped to ``(len(names), *shape[1:])``.
     names
         Names of the fields, in the order of the steps.
     dims, shape
@@ -63,14 +63,14 @@ def dataset(
     coords
         Dimension, values and attributes of each coordinate.
     units
-        Units of the fields that have some.
+        Units of the fields, where they are known.
     """
     import xarray
     from xarray.backends import BackendArray
     from xarray.core import indexing
 
     class Field(BackendArray):
-        """One field of all steps."""
+        """One field at all time steps."""
 
         def __init__(self, place: int) -> None:
             self.place, self.shape, self.dtype = place, tuple(shape), dtype

@@ -12,9 +12,9 @@ from hpcsamp.training.callbacks import Callback, Moment
 
 
 class Recording(Callback):
-    """Copies new lines of ``metrics.jsonl`` to trackers after each evaluation; rank 0 alone writes.
+    """Copy new lines of ``metrics.jsonl`` to trackers after each evaluation, on rank 0 only.
 
-    A start writes what earlier ones have left, so that a requeued run is one run of the tracker.
+    Each start also writes the lines of earlier starts, so a requeued run is one run of the tracker.
 
     Parameters
     ----------

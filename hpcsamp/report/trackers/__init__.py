@@ -1,7 +1,7 @@
-"""Write the metrics of a run as files of TensorBoard, MLflow or Weights & Biases, without a server.
+"""Write the metrics of a run as files for TensorBoard, MLflow or Weights & Biases.
 
-The source is always ``metrics.jsonl``. A run may be written again while it goes on and after it was
-requeued: it stays one run of the tracker, named by the random name in its ``config.toml``.
+All metrics are read from ``metrics.jsonl``. A run may be written again while it continues and after
+it was requeued. It stays one run of the tracker, identified by the random name in ``config.toml``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from hpcsamp.run.folder import RunFolder
 from hpcsamp.sealing import text
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
-"""Trackers; each has a module here, and an extra and a package of the same name."""
+"""Names of the trackers, which are also those of their modules, their extras and their packages."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What names a run in a tracker.
+    """Names and settings that identify a run in a tracker.
 
     Attributes
     ----------
     name
         Name of the run's folder.
     identity
-        Random name of the run, the same over all of its starts.
+        Random name of the run, which does not change when the run is started again.
     settings
         Configuration by dotted key.
     """
@@ -47,7 +47,7 @@ class Identity:
         Raises
         ------
         HpcsampError
-            If it is not the folder of a run, or its configuration is damaged.
+            If the folder does not contain a run, or its configuration is damaged.
         """
         if not (folder / "metrics.jsonl").is_file():
             raise UsageError(f"{folder} has no metrics.jsonl: is it the folder of a run?")
@@ -65,7 +65,7 @@ class Tracker(Protocol):
         """Write the numbers of one line of ``metrics.jsonl``, named ``event/name``."""
 
     def close(self) -> None:
-        """Write what is buffered."""
+        """Write buffered numbers to the files."""
 
 
 def installed(tracker: str) -> None:
@@ -74,7 +74,7 @@ def installed(tracker: str) -> None:
     Raises
     ------
     UsageError
-        If it is not; the message contains the command that installs it.
+        If it is not installed; the message contains the command that installs it.
     """
     spec = importlib.util.find_spec(tracker)
     if spec is None or spec.origin is None:  # a folder of this name is not a package
@@ -108,7 +108,7 @@ def opened(tracker: str, run: Identity, out: Path) -> Tracker:
 
 
 def write(tracker: Tracker, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write lines of ``metrics.jsonl`` to a tracker; those without a step or numbers are left out.
+    """Write lines of ``metrics.jsonl`` to a tracker; lines without a step or numbers are left out.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def write(tracker: Tracker, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def export(folder: Path, tracker: str, out: Path) -> None:
-    """Write the metrics of a run for a tracker; after or beside a job.
+    """Write the metrics of a run for a tracker, after a job or while it runs.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def export(folder: Path, tracker: str, out: Path) -> None:
         If the run cannot be read, the tracker is not installed, or ``out`` cannot be written.
     """
     run = Identity.of(folder)
-    lines = list(RunFolder(folder).events())  # a damaged line is found before anything is written
+    lines = list(RunFolder(folder).events())  # detect damaged lines before anything is written
     target = opened(tracker, run, out)
     write(target, lines)
     target.close()

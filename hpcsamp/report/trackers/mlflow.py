@@ -1,4 +1,4 @@
-"""MLflow: a run in a file store (a folder of text files, which needs no database and no server)."""
+"""Write runs to an MLflow file store: a folder of text files, without a database or a server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from hpcsamp.report.trackers import Identity
 
 _STEPS = "hpcsamp_steps"
-"""Tag with the last step written of each event, so that nothing is written twice."""
+"""Tag that keeps the last step written for each event, so that no step is written twice."""
 
 
 class Run:
-    """The run of the experiment ``hpcsamp`` that has this identity; steps it lacks are added."""
+    """A run of the experiment ``hpcsamp``, found by its identity; only missing steps are added."""
 
     def __init__(self, run: Identity, out: Path) -> None:
         # recent versions prefer databases and refuse a file store without this variable
@@ -34,7 +34,7 @@ class Run:
         tags = {"hpcsamp.run": run.identity}
         self._run = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
         settings = [Param(k, str(v)[:500]) for k, v in run.settings.items()]
-        for first in range(0, len(settings), 100):  # the largest number in one call
+        for first in range(0, len(settings), 100):  # MLflow accepts at most this number in one call
             self._client.log_batch(self._run, params=settings[first : first + 100])
 
     def add(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
@@ -48,4 +48,4 @@ class Run:
         self._client.log_batch(self._run, metrics, tags=[RunTag(_STEPS, json.dumps(self._steps))])
 
     def close(self) -> None:
-        """Nothing is buffered. A run that goes on and one that has ended look alike here."""
+        """Do nothing: nothing is buffered, and MLflow does not show whether a run has ended."""

@@ -1,4 +1,4 @@
-"""TensorBoard: one event file per run, written anew by each start of the job and each export."""
+"""Write one TensorBoard event file per run, replaced at each start of the job and each export."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hpcsamp.report.trackers import Identity
 
 
 class Run:
-    """The event file of a run in ``out/NAME-IDENTITY``, in place of those of earlier starts.
+    """The event file of a run in ``out/NAME-IDENTITY``, which replaces those of earlier starts.
 
-    The writer appends from a thread of its own; it starts no process.
+    The writer has its own thread, but starts no process.
     """
 
     def __init__(self, run: Identity, out: Path) -> None:
@@ -19,7 +19,7 @@ class Run:
 
         folder = out / f"{run.name}-{run.identity}"
         before = list(folder.glob("events.out.tfevents.*"))
-        # the suffix keeps the names of two starts in the same second apart
+        # with a suffix, files of two starts within a second have different names
         self._writer = SummaryWriter(str(folder), filename_suffix=f".{len(before)}")
         table = "\n".join(f"    {k} = {v}" for k, v in run.settings.items())
         self._writer.add_text("configuration", table, 0)
@@ -34,5 +34,5 @@ class Run:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is buffered and end the thread."""
+        """Write buffered numbers to the file and end the thread."""
         self._writer.close()

@@ -1,6 +1,6 @@
-"""Weights & Biases: an offline run, to be uploaded by ``wandb sync`` where there is a network.
+"""Write offline runs of Weights & Biases, which ``wandb sync`` uploads where there is a network.
 
-wandb starts a process of its own, which MPI does not allow for: it is never used within a job.
+The package wandb starts a process, which is not safe under MPI, so it is never used in a job.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hpcsamp.report.trackers import Identity
 
 
 class Run:
-    """An offline run in ``out/wandb``; uploads of one identity become one run of the project."""
+    """An offline run in ``out/wandb``; all uploads with one identity become the same online run."""
 
     def __init__(self, run: Identity, out: Path) -> None:
         import wandb
@@ -29,9 +29,9 @@ class Run:
         )
 
     def add(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
-        """Write the numbers of one line; the step of a training step and of an evaluation agree."""
+        """Write the numbers of one line; training and evaluation use the same step numbers."""
         self._run.log(dict(numbers), step=step)
 
     def close(self) -> None:
-        """End the process of wandb, which writes what is buffered."""
+        """End the process of wandb, which first writes buffered numbers."""
         self._run.finish()
