@@ -6,12 +6,14 @@ import csv
 import io
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpcsamp.campaign import products
+from hpcsamp.campaign.index import Index
 from hpcsamp.campaign.mending import load
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.selection import Selection
@@ -64,6 +66,8 @@ def collect(
 ) -> Results:
     """Read the result files of every finished point.
 
+    Points whose files are the same as in the last call are taken from the :class:`.index.Index`.
+
     Parameters
     ----------
     campaign
@@ -87,6 +91,7 @@ def collect(
     unfinished = [s for s in points if s.word != "done"]
     broken = [s for s in unfinished if s.word != "missing"]
     reasons = survey.reasons(broken)
+    index = _index(campaign)
     for status in points:
         point = status.point
         named = f"point {point.number}, {point.name} ({_values(point)})"
@@ -95,9 +100,11 @@ def collect(
             left_out[named] = f"{status.word}{': ' if why else ''}{why}"
             continue
         try:
-            rows.append(_row(campaign, point))
+            read = partial(_row, campaign, point)
+            rows.append(index.row(point.name, _first(point), read))
         except DataError as e:
             left_out[named] = str(e)
+    index.save()
     return Results(rows, left_out)
 
 
@@ -120,15 +127,28 @@ def write(path: Path, results: Results) -> None:
         raise UsageError(f"cannot write {path}: {e.strerror or e}") from e
 
 
+def _index(campaign: Campaign) -> Index:
+    """Return the index of the rows, with the files that :func:`_row` reads."""
+    reach = campaign.spec.collect.reach
+    tables = [p for p in campaign.spec.files() if Path(p).suffix == ".json"]
+    files = [*tables, "config.toml", "provenance.json", *["metrics.jsonl"] * bool(reach)]
+    return Index(campaign.folder, files, repr(reach))
+
+
+def _first(point: Point) -> Row:
+    return {"point": point.number, "folder": point.name, **point.values}
+
+
 def _row(campaign: Campaign, point: Point) -> Row:
     folder = campaign.folder / "points" / point.name
-    row: Row = {"point": point.number, "folder": point.name, **point.values}
+    run = products.owner(folder)
+    row: Row = _first(point)
     others: Row = {}
     for product in campaign.spec.files():
         path = Path(product)
         if path.suffix != ".json":
             continue
-        content = products.read(folder, product)
+        content = products.read(folder, product, run)
         if path.name == "summary.json":
             row |= {k: content.pop(k) for k in FIRST if k in content and k not in row}
         metrics = content.pop("metrics", None)
@@ -141,8 +161,8 @@ def _row(campaign: Campaign, point: Point) -> Row:
         content = {k: v for k, v in content.items() if not (own and k in TEXTS)}
         others |= {f"{path.stem}.{k}": v for k, v in _flat(content).items()}
     for reach in campaign.spec.collect.reach:
-        row[_reach_name(reach)] = _first_epoch(folder, reach)
-    row["commit"] = _commit(folder)
+        row[_reach_name(reach)] = _first_epoch(folder, run, reach)
+    row["commit"] = _commit(folder, run)
     return row | {k: v for k, v in others.items() if k not in row}
 
 
@@ -151,10 +171,9 @@ def _reach_name(reach: Reach) -> str:
     return f"epochs to {reach.event}.{reach.metric} {sign} {reach.value:g}"
 
 
-def _first_epoch(folder: Path, reach: Reach) -> int | None:
+def _first_epoch(folder: Path, run: str, reach: Reach) -> int | None:
     """Return the first epoch in which a metric reaches the value, from 1; None if it never does."""
-    owner = products.owner(folder)
-    for event in text.read_lines(folder / "metrics.jsonl", owner, unsealed=not owner)[0]:
+    for event in text.read_lines(folder / "metrics.jsonl", run, unsealed=not run)[0]:
         value = event.get(reach.metric)
         if event.get("event") != reach.event or value is None:
             continue
@@ -163,11 +182,11 @@ def _first_epoch(folder: Path, reach: Reach) -> int | None:
     return None
 
 
-def _commit(folder: Path) -> str | None:
+def _commit(folder: Path, run: str) -> str | None:
     """Return the commit that a point ran with, followed by + if there were uncommitted changes."""
     if not (folder / "provenance.json").exists():
         return None
-    starts = products.read(folder, "provenance.json").get("starts")
+    starts = products.read(folder, "provenance.json", run).get("starts")
     try:
         git = starts[-1]["git"]  # type: ignore[index]
         return git["commit"][:12] + ("+" if git["diff_sha256"] else "") if git else None

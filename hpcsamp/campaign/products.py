@@ -103,15 +103,20 @@ def check(folder: Path, products: Sequence[str]) -> None:
                 _check_summary(path, content)
 
 
-def read(folder: Path, product: str) -> dict[str, Any]:
+def read(folder: Path, product: str, run: str | None = None) -> dict[str, Any]:
     """Read a JSON result file of a point.
+
+    Parameters
+    ----------
+    run
+        The :func:`owner` of its files, if it is known already.
 
     Raises
     ------
     DataError
         If the file was changed after it was written.
     """
-    run = owner(folder)
+    run = owner(folder) if run is None else run
     own = product in ("summary.json", "provenance.json") or product.startswith("evaluation/")
     return text.read_json(folder / product, run, unsealed=not (own and run))
 

@@ -24,6 +24,11 @@ def accept(allowed: bool) -> None:
     _taken = [] if allowed else None
 
 
+def accepted() -> bool:
+    """Whether edited files are accepted."""
+    return _taken is not None
+
+
 def taken() -> list[str]:
     """Edited files that have been accepted since :func:`accept` was called, in order."""
     return list(_taken or ())

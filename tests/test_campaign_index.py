@@ -1,0 +1,89 @@
+"""Results of finished points are not read again, and never believed against the files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hpcsamp.campaign import collect as collecting
+from hpcsamp.campaign.index import FILE
+from hpcsamp.campaign.points import Campaign
+from hpcsamp.sealing import edits, text
+
+SUMMARY = {"steps": 3, "parameters_sha256": "0" * 64}
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    """Two points run by hand, with floating-point numbers that need all their digits."""
+    (tmp_path / "base.toml").write_text('[data]\npath = "d"\n[model]\nname = "mlp"\n')
+    file = tmp_path / "sweep.toml"
+    file.write_text('config = "base.toml"\nevaluate = ""\n[product]\nseed = [1, 2]\n')
+    made = Campaign(file)
+    for point in made.points:
+        (made.folder / "points" / point.name).mkdir(parents=True)
+        write(made, point.number - 1, 0.1 + 0.2 * point.number)
+    return made
+
+
+def write(campaign: Campaign, number: int, nll: float, run: str = "a") -> Path:
+    folder = campaign.folder / "points" / campaign.points[number].name
+    (folder / "config.toml").write_text(text.to_toml({"run": run}, run))
+    summary = folder / "summary.json"
+    summary.write_text(text.to_json({**SUMMARY, "metrics": {"nll": nll}}, run))
+    return summary
+
+
+def rows(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict], list[int]]:
+    """The rows, and the numbers of the points whose files were read."""
+    read, row = [], collecting._row
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "_row", lambda c, p: (read.append(p.number), row(c, p))[1])
+        return collecting.collect(campaign, ask_scheduler=False).rows, read
+
+
+def test_only_points_whose_files_have_changed_are_read_again(campaign, monkeypatch):
+    first, read = rows(campaign, monkeypatch)
+    assert (len(first), read) == (2, [1, 2])
+    assert rows(campaign, monkeypatch) == (first, [])
+    # the same size and the same time, as a copy by rsync or cp -p has them
+    path = campaign.folder / "points" / campaign.points[1].name / "summary.json"
+    before = path.stat()
+    write(campaign, 1, 0.25 * 2.0 + 2.0**-52)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    second, read = rows(campaign, monkeypatch)
+    assert read == [2]
+    assert second[1]["valid.nll"] == 0.5 + 2.0**-52 != first[1]["valid.nll"]
+    # a file that was missing is a change, too
+    (path.parent / "provenance.json").write_text(text.to_json({"starts": []}, "a"))
+    assert rows(campaign, monkeypatch) == (second, [2])
+
+
+def test_a_changed_index_or_plan_is_not_used(campaign, monkeypatch):
+    first, _ = rows(campaign, monkeypatch)
+    index = campaign.folder / FILE
+    whole = index.read_text()
+    for broken in (whole.replace("0.5", "0.6", 1), whole[:-9], "", "\xff"):
+        assert broken != whole
+        index.write_text(broken, "latin-1")
+        assert rows(campaign, monkeypatch) == (first, [1, 2])
+    campaign.file.write_text(campaign.file.read_text().replace("[1, 2]", "[2, 1]"))
+    swapped, read = rows(Campaign(campaign.file), monkeypatch)
+    assert read == [1, 2]
+    assert [r["seed"] for r in swapped] == [2, 1]
+    assert [r["point"] for r in swapped] == [1, 2]
+
+
+def test_an_edited_file_is_refused_again_after_it_was_accepted(campaign, monkeypatch):
+    path = write(campaign, 0, 0.5)
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+    monkeypatch.setattr(edits, "_taken", [])
+    accepted, read = rows(campaign, monkeypatch)
+    assert (len(accepted), read) == (2, [1, 2])
+    assert not (campaign.folder / FILE).exists()
+    monkeypatch.setattr(edits, "_taken", None)
+    refused, _ = rows(campaign, monkeypatch)
+    assert [r["point"] for r in refused] == [2]
