@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from hpcsamp.campaign import mending, submit
+from hpcsamp.campaign import mending, stages, submit
 from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.schedulers import SchedulerError, make
 from hpcsamp.campaign.schedulers.base import clean
+from hpcsamp.campaign.selection import select
 from hpcsamp.campaign.site import Site
 from hpcsamp.campaign.status import Survey
-from hpcsamp.campaign.store import Store
+from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission
+from hpcsamp.cli import campaign_watch
 from hpcsamp.errors import HpcsampError, UsageError
 
 # A PBS server in a folder: jobs.json holds the state of every job, as qstat would tell it.
@@ -491,3 +493,53 @@ def test_a_program_that_is_no_program(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SchedulerError, match="qstat could not be started"):
         make(Site(scheduler="pbs")).limits()
+
+
+# Watching --------------------------------------------------------------------------------------
+
+STAGES = """
+[stage.predict]
+commands = ["true"]
+results = ["a.txt"]
+[stage.report]
+every = true
+commands = ["true"]
+results = ["b.txt"]
+"""
+
+SQUEUE = """
+with (here / "asked").open("a") as f:
+    f.write(sys.argv[sys.argv.index("-j") + 1] + "\\n")
+count = len((here / "asked").read_text().splitlines())
+states = {"41": "R"} if count < 3 else {}
+print("\\n".join(f"{j}|{i}|RUNNING|None" for j in states for i in range(4)))
+"""
+
+
+def test_a_watch_of_all_stages_asks_the_scheduler_once_a_refresh(tmp_path, monkeypatch, capsys):
+    case = Case(tmp_path, "slurm", monkeypatch)
+    case.add(STAGES)
+    made = case.campaign
+    followers = stages.of(made)
+    for number, one in enumerate([made, *followers.values()]):
+        store = Store(one.folder)
+        folder = store.submission(1)
+        folder.mkdir(parents=True)
+        (folder / "points.tsv").write_text("".join(f"{p.name}\n" for p in one.points))
+        record = JobRecord(
+            script="job-00.sbatch", table="points.tsv", sha256="", count=len(one.points),
+            shape="", job=str(41 + number),
+        )  # fmt: skip
+        store.save(
+            CampaignState(submissions=[Submission(number=1, scheduler="slurm", jobs=[record])])
+        )
+    case.stub("squeue", SQUEUE)
+    refreshes = []
+    monkeypatch.setattr("hpcsamp.cli.campaign_watch.time.sleep", refreshes.append)
+    campaign_watch.watch(made, select(), followers, 7.0)
+    assert refreshes == [7.0, 7.0]
+    assert (case.bin / "asked").read_text().splitlines() == ["41,42,43"] * 3
+    shown = capsys.readouterr().out
+    assert "train: 3 missing, 4 running; predict: 7 missing; report: 1 missing" in shown
+    assert "train: 7 missing; predict" in shown
+    assert shown.endswith("no point is waiting or running\n")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from hpcsamp.campaign import causes, products, space
+from hpcsamp.campaign import causes, mending, products, space
 from hpcsamp.campaign.points import Campaign, Point
 from hpcsamp.campaign.render import log_stem
 from hpcsamp.campaign.schedulers import Element, Seen, make
@@ -81,6 +81,8 @@ class Survey:
     ask_scheduler
         Whether to query the scheduler for waiting and running jobs; otherwise their points count as
         missing or interrupted.
+    answers
+        What the schedulers have answered already, by their names; see :func:`together`.
 
     Attributes
     ----------
@@ -93,7 +95,11 @@ class Survey:
     """
 
     def __init__(
-        self, campaign: Campaign, state: CampaignState, ask_scheduler: bool = True
+        self,
+        campaign: Campaign,
+        state: CampaignState,
+        ask_scheduler: bool = True,
+        answers: Mapping[str, Mapping[Element, Seen]] | None = None,
     ) -> None:
         self.campaign = campaign
         self.state = state
@@ -103,7 +109,7 @@ class Survey:
         self.elements: dict[str, list[tuple[str, Element]]] = {}
         self._tables: dict[tuple[int, str], dict[str, int]] = {}
         marks = self.store.read_marks()
-        self.live = self._live(marks) if ask_scheduler else {}
+        self.live = self._live(marks, answers) if ask_scheduler else {}
         folders = self.store.read_folders()
         search = campaign.spec.search is not None
         self._pruned = space.read_pruned(campaign.folder) if search else set()
@@ -174,15 +180,18 @@ class Survey:
 
     # ------------------------------------------------------------------------------------------
 
-    def _live(self, marks: Mapping[str, str]) -> dict[str, Seen]:
+    def _live(
+        self, marks: Mapping[str, str], answers: Mapping[str, Mapping[Element, Seen]] | None
+    ) -> dict[str, Seen]:
         """Query the schedulers for the states of waiting and running points, by name."""
         found: dict[str, Seen] = {}
         for kind in {s.scheduler for s in self.state.submissions}:
             records = [
                 (s, r) for s in self.state.submissions if s.scheduler == kind for r in s.jobs
             ]
-            live = make(self.campaign.site, kind).look([r.job for _, r in records if r.job])
-            jobs = {e[0] for e in live}
+            asked = [r.job for _, r in records if r.job]
+            live = answers[kind] if answers else make(self.campaign.site, kind).look(asked)
+            jobs = {e[0] for e in live} & set(asked)
             self.jobs |= {(kind, job) for job in jobs}
             for submission, record in records:
                 if record.job not in jobs:
@@ -264,6 +273,23 @@ class Survey:
             members = self.store.members(submission, record)
             self._tables[key] = {name: index for index, name in enumerate(members)}
         return self._tables[key]
+
+
+def together(campaigns: Sequence[Campaign]) -> list[Survey]:
+    """Survey a campaign and its stages with one query of each scheduler.
+
+    Raises
+    ------
+    SchedulerError
+        If a scheduler does not answer.
+    """
+    states = [mending.load(campaign) for campaign in campaigns]
+    jobs: dict[str, list[str]] = {}
+    for submission in (s for state in states for s in state.submissions):
+        of_kind = jobs.setdefault(submission.scheduler, [])
+        of_kind += [r.job for r in submission.jobs if r.job]
+    answers = {kind: make(campaigns[0].site, kind).look(asked) for kind, asked in jobs.items()}
+    return [Survey(c, s, answers=answers) for c, s in zip(campaigns, states, strict=True)]
 
 
 def _fault(folder: Path, wanted: Sequence[str]) -> str:

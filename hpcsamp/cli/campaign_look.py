@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpcsamp.cli import campaign_watch
 from hpcsamp.cli.campaign_options import (
     SHOWN,
     All,
@@ -20,6 +20,7 @@ from hpcsamp.cli.campaign_options import (
     Where,
     cell,
     choose,
+    in_words,
     load,
     look,
 )
@@ -71,10 +72,8 @@ def status(
     made = load(campaign, site)
     selection = choose(where, state, point)
     if watch:
-        _watch(made, choose(where, None, point), seconds)
-        for name, follower in ({} if selection else stages.of(made)).items():
-            typer.echo(f"{made.file}:{name}")
-            _watch(follower, choose(), seconds)
+        followers = {} if selection else stages.of(made)
+        campaign_watch.watch(made, choose(where, None, point), followers, seconds)
     survey = look(made, not offline)
     selected = selection.among(made, survey.points) if selection else survey.points
     busy = [s for s in selected if s.word in ("running", "failed", "interrupted", "outdated")]
@@ -108,11 +107,11 @@ def status(
     if len(shown) < len(selected):
         typer.echo(f"{len(selected) - len(shown)} points are not shown (--all shows them)")
     of = f" of {len(survey.points)}" if selection else ""
-    typer.echo(f"{len(selected)}{of} points: {_in_words(counts) or 'none is selected'}")
+    typer.echo(f"{len(selected)}{of} points: {in_words(counts) or 'none is selected'}")
     _show_unplanned(made, survey, described, len(extra))
     for name, follower in ({} if selection else stages.of(made)).items():
         words = look(follower, not offline).counts()
-        typer.echo(f"{made.file}:{name}: {_in_words(words)}")
+        typer.echo(f"{made.file}:{name}: {in_words(words)}")
         counts = {w: n + words[w] for w, n in counts.items()}
     if exit_code:
         raise typer.Exit(_exit_code(counts))
@@ -120,10 +119,6 @@ def status(
 
 def _row(s: PointStatus) -> list[Cell]:
     return [s.point.number, s.point.name, *map(cell, s.point.values.values()), s.word]
-
-
-def _in_words(counts: dict[Any, int]) -> str:
-    return ", ".join(f"{n} {word}" for word, n in counts.items() if n)
 
 
 def _exit_code(counts: dict[Any, int]) -> int:
@@ -151,33 +146,6 @@ def _show_unplanned(made: Campaign, survey: Survey, described: list[Any], total:
             f"{count} missing point{'s' * (count > 1)} in {folder}: hpcsamp campaign adopt "
             f"{made.file} {folder} moves {'them' if count > 1 else 'it'} here"
         )
-
-
-def _watch(made: Campaign, selection: Any, seconds: float) -> None:
-    """Show the states until no point is waiting or running, with one scheduler query each time."""
-    from hpcsamp.campaign.status import WORDS
-    from hpcsamp.runtime import on_terminal
-
-    names = {p.name for p in selection.of_plan(made)}
-    before: dict[str, str] = {}
-    terminal = on_terminal()
-    while True:
-        points = [s for s in look(made).points if s.point.name in names]
-        now = {s.point.name: s.word for s in points}
-        counts = {w: sum(s.word == w for s in points) for w in WORDS}
-        line = f"{time.strftime('%H:%M:%S')}  {_in_words(counts)}"
-        if terminal:
-            typer.echo(f"\r\033[K{line}", nl=False)
-        elif now != before:
-            typer.echo(line)
-        for s in points:
-            if before and s.word != before[s.point.name] and s.word in ("failed", "interrupted"):
-                typer.echo(f"{chr(10) * terminal}point {s.point.number} {s.word}: {s.why}")
-        before = now  # type: ignore[assignment]
-        if not counts["queued"] and not counts["running"]:
-            typer.echo("" if terminal else "no point is waiting or running")
-            return
-        time.sleep(seconds)
 
 
 def logs(

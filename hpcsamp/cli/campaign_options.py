@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,3 +90,8 @@ def or_elsewhere(how: str = "--offline works") -> Iterator[None]:
 def cell(value: object) -> str | int | float | bool | None:
     """Convert a value of a configuration to a cell of a table."""
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def in_words(counts: Mapping[Any, int]) -> str:
+    """Describe the number of points in each state, e.g. ``3 done, 1 failed``."""
+    return ", ".join(f"{n} {word}" for word, n in counts.items() if n)
