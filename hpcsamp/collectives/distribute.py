@@ -19,6 +19,7 @@ from hpcsamp.collectives.buckets import check_buckets
 from hpcsamp.collectives.data_group import DataGroup
 from hpcsamp.collectives.exchange import GradientExchange
 from hpcsamp.collectives.replicas import make_alike
+from hpcsamp.collectives.separable import mixes
 from hpcsamp.collectives.updates import Updates, updates_of
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology
@@ -81,8 +82,9 @@ def distribute(
     UsageError
         If an argument has a wrong type, the gradient cannot be exchanged in buckets, the parameters
         of the optimiser are not those of the method, the optimiser cannot work on parts of the
-        weights, or values that must agree between ranks differ. ``backward`` and ``step`` raise it
-        if parameters were added, frozen, converted or replaced since.
+        weights or mixes them (as Muon and Adafactor mix the members of an ensemble), or values that
+        must agree between ranks differ. ``backward`` and ``step`` raise it if parameters were
+        added, frozen, converted or replaced since.
     """
     _check(optimizer, collectives, method, clip, updates)
     updates = updates or updates_of(method, collectives)
@@ -92,6 +94,7 @@ def distribute(
         or _of_two_types(method)
         or updates.mismatch(optimizer, method)
         or method.unfit(optimizer)
+        or mixes(optimizer, updates.placement, method)
     )
     make_alike(method, optimizer, collectives, trouble, updates.placement, {"buckets": buckets})
     method.join(DataGroup(collectives, method.placement.modules))
