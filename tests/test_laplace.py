@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import composite_sets
 import pytest
 import torch
 from torch import nn
@@ -283,8 +286,10 @@ def test_several_sets_of_weights_and_model_ranks_are_refused():
 
 RUNS = """runs = {
     "classes": ("digits", "classification", "mean_field", "expected_nll", {}, {}),
-    "series": ("entsoe", "regression", "mean_field", "expected_nll", {},
+    "series": ("entsoe", "regression", "ivon", "expected_nll", {},
                {"name": "gaussian", "std": 0.2}),
+    "members": ("entsoe", "regression", "ensemble", "expected_nll", {},
+                {"name": "gaussian", "std": 0.2}),
 }
 topology"""
 COMMANDS = """
@@ -309,12 +314,39 @@ if sys.argv[3:] == ["parallel.samples=node"]:  # on one rank: the rest does not 
     app(["laplace", run, "--kind", "diag"], standalone_mode=False)  # draws, of the same parameters
     app(["evaluate", run, "--json", str(out / "others.json")], standalone_mode=False)
     (place / "classes" / "recalibration.json").unlink()
+    from hpcsamp.report.build import build
+    from hpcsamp.run.folder import RunFolder
+    RunFolder(run).log("train", step=1, epoch=0, loss=1.0)
+    fitted = build([run], out / "report")
+    assert not any("evaluate" in note for note in fitted.notes), fitted.notes
+    assert "<td>Laplace (diag, samples)</td>" in fitted.page.read_text()
 app(["laplace", run, "--remove"], standalone_mode=False)
+if sys.argv[3:] == ["parallel.samples=node"]:
+    (note,) = [n for n in build([run], out / "report").notes if "evaluate" in n]
+    assert "with the Laplace posterior removed by hpcsamp laplace --remove; run" in note
 app(["evaluate", run, "--json", file, *common], standalone_mode=False)
+if sys.argv[3:] == ["parallel.samples=node"]:
+    assert not any("evaluate" in n for n in build([run], out / "report").notes)
+"""
+PLANTS = """
+task = { kind = { kind = "classification" }, size = { kind = "regression" } }
+[data]
+path = "plants"
+batch = 8
+[model]
+name = "composite_sets:TwoHeads"
+[method]
+name = "mean_field"
+samples = 2
+[loss.outputs]
+kind = "expected_nll"
+size = { name = "expected_nll", likelihood = "gaussian" }
+[training]
+steps = 1
 """
 
 
-def test_any_grid_gives_the_same(script, tmp_path):
+def test_any_grid_gives_the_same(script, commands, refusals, tmp_path, monkeypatch):
     from test_prediction import MAKE
 
     start, _, rest = MAKE.partition("sets = {")
@@ -336,7 +368,8 @@ def test_any_grid_gives_the_same(script, tmp_path):
         results.append({p.name: json.loads(p.read_text()) for p in sorted(out.glob("*.json"))})
     assert len(results[0]) == 9
     assert "laplace" not in results[0].pop("trained.json")
-    assert results[0]["classes-diag.json"]["laplace"]["predictive"] == "probit"
+    stated = results[0]["classes-diag.json"]["laplace"]
+    assert (stated["kind"], stated["predictive"]) == ("diag", "probit")
     recalibrated, others = (results[0].pop(f"{of}.json") for of in ("recalibrated", "others"))
     assert recalibrated["recalibration"]["used"] == "yes"
     assert "other parameters" in others["recalibration"]["used"]
@@ -348,3 +381,32 @@ def test_any_grid_gives_the_same(script, tmp_path):
             else:
                 assert one["laplace"]["prior_precision"] > 0
                 assert other[name]["metrics"] == pytest.approx(one["metrics"], rel=1e-10, abs=1e-12)
+    refused(commands, refusals, tmp_path, monkeypatch)
+
+
+def refused(commands, refusals, place, monkeypatch):
+    """Runs without a posterior of this kind: one line, and nothing is written."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    composite_sets.make(place / "plants")
+    (place / "c.toml").write_text(PLANTS)
+    done = commands(1, ["train", "c.toml", "-o", "several"], cwd=place, timeout=120)
+    assert done.code == 0, done.err
+    cases = {
+        "one input and one target": ["several"],
+        "but ensemble has 5; train with method.samples = 1": ["members"],
+        "entsoe is dataset .* set data.path to its training set": [
+            "classes", "--set", f"data.path={place / 'entsoe'}"
+        ],
+        "only a checkpoint of the run folder": [
+            "classes", "--checkpoint", "series/checkpoints/step-00000003.pt"
+        ],
+        "--prior-precision 0.0 must be": ["classes", "--prior-precision", "0"],
+        "probit is for labels": ["series", "--predictive", "probit"],
+        "classes has no Laplace posterior": ["classes", "--remove"],
+    }  # fmt: skip
+    lines = [["laplace", *line] for line in cases.values()]
+    for done, text in zip(refusals(2, *lines, cwd=place), cases, strict=True):
+        assert done.code in (1, 2), (text, done.out)
+        assert re.search(text, done.err), (text, done.err)
+        assert len(done.err.strip().splitlines()) == 1, done.err
+    assert not (place / "classes" / "laplace").exists()

@@ -106,6 +106,8 @@ def _show(
             std = noise.get("std")
             notes.append(f"noise of {of}".removesuffix(" of "))
             notes[-1] += ("" if std is None else f" std {std:.4g}") + f" ({noise['source']})"
+    if of := result.get("laplace"):
+        notes.append(f"Laplace posterior ({of['kind']}, {of['predictive']})")
     notes += recalibration_of(result.get("recalibration", {}))
     definitions, units = result["definitions"], result["units"]
     table: list[list[Cell]] = []

@@ -55,6 +55,8 @@ class Laplace(MeanField):
 
     Attributes
     ----------
+    kind
+        Kind of the curvature, for records: see :data:`hpcsamp.prediction.gauss_newton.KINDS`.
     mean, log_std
         Trained weights, and the logarithm of their marginal posterior standard deviations.
     """
@@ -79,6 +81,7 @@ class Laplace(MeanField):
         self.precision = precision
         self.linear, self.probit = linear, probit
         self.layers = list(curvatures)
+        self.kind = ""
         stds = self.log_std.data.new_empty(1, len(self.log_std))
         for start, of in self._layers.items():
             self._put(stds, start, of.variances(precision).sqrt().log()[None])

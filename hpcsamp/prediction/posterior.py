@@ -136,9 +136,11 @@ class Posterior:
             split = "test" if "test" in splits else next(iter(splits))
         opened = Dataset.open(path, split)
         if data is None and opened.uid != self.trained.manifest.uid:
+            train = "set data.path to its training set"
+            how = train if split == "train" else "choose another dataset with --data"
             raise DataError(
                 f"{path} is dataset {opened.uid}, but the run was trained on "
-                f"{self.trained.manifest.uid}; choose another dataset with --data"
+                f"{self.trained.manifest.uid}; {how}"
             )
         return as_trained(opened, self.trained, inputs_only=inputs_only)
 
@@ -218,6 +220,7 @@ class Posterior:
     def _facts_of_laplace(self) -> dict[str, Any]:
         assert isinstance(self.method, Laplace)
         return {
+            "kind": self.method.kind,
             "layers": self.method.layers,
             "prior_precision": self.method.precision,
             "predictive": "probit" if self.method.probit else "samples",

@@ -146,6 +146,8 @@ def _drafts(
                 f"(hpcsamp evaluate {run.path} --split {split})"
             )
             continue
+        if why := run.outdated(evaluation):
+            notes.append(why)
         for target, kind in run.kinds.items():
             of = evaluation.of_target(target) if target else evaluation
             start, end = (f"{target}-", f": {target}") if target else ("", "")

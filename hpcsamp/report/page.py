@@ -324,7 +324,17 @@ def _metrics(evaluations: Sequence[EvaluationRecord | None]) -> list[Row]:
     if present:
         samples = [str(e.samples) if e is not None else "" for e in evaluations]
         rows.append(("samples", samples, "weight samples of the predictive distribution"))
+    if any(e is not None and e.laplace for e in evaluations):
+        rows.append(("posterior", [_fitted(e) for e in evaluations], "of the predictions"))
     return rows
+
+
+def _fitted(evaluation: EvaluationRecord | None) -> str:
+    """Return the kind of the Laplace posterior of an evaluation, else ``"trained"``."""
+    if evaluation is None:
+        return ""
+    of = evaluation.laplace
+    return f"Laplace ({of['kind']}, {of['predictive']})" if of else "trained"
 
 
 def _coverages(runs: Sequence[RunRecord], evaluations: Sequence[EvaluationRecord | None]) -> str:

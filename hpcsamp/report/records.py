@@ -40,7 +40,9 @@ class EvaluationRecord:
         metrics.
     items
         Path of ``evaluation/SPLIT.h5``, which holds the predictions of single items, or ``None``.
-    units, definitions, rows, ood, recalibration
+    step
+        Step of the checkpoint; None in files that do not state it.
+    units, definitions, rows, ood, recalibration, laplace
         As in the JSON file; empty if the evaluation has none.
     owner
         Name of the run.
@@ -58,6 +60,8 @@ class EvaluationRecord:
     rows: dict[str, Any] = field(default_factory=dict)
     ood: dict[str, Any] = field(default_factory=dict)
     recalibration: dict[str, Any] = field(default_factory=dict)
+    laplace: dict[str, Any] = field(default_factory=dict)
+    step: int | None = None
     owner: str = ""
     target: str = ""
 
@@ -274,10 +278,30 @@ class RunRecord:
                 rows=table.get("rows") or {},
                 ood=table.get("ood") or {},
                 recalibration=table.get("recalibration") or {},
+                laplace=table.get("laplace") or {},
+                step=table.get("step"),
                 owner=self.owner,
             )
         except (KeyError, TypeError, ValueError) as e:
             raise UsageError(f"{file} lacks {e}; run hpcsamp evaluate again") from None
+
+    def outdated(self, evaluation: EvaluationRecord) -> str | None:
+        """Line on an evaluation without the run's present Laplace posterior, or with a former one.
+
+        ``None`` if the evaluation has the posterior with which the run predicts.
+        """
+        step = evaluation.step
+        if step is None:
+            return None
+        now = (self.path / "laplace" / f"step-{step:08d}.pt").is_file()
+        if now == bool(evaluation.laplace):
+            return None
+        what = "before" if now else "with the Laplace posterior removed by"
+        how = "hpcsamp laplace" + ("" if now else " --remove")
+        return (
+            f"evaluation/{evaluation.split}.json is an evaluation {what} {how}; run hpcsamp "
+            f"evaluate {self.path} --split {evaluation.split} again"
+        )
 
 
 def read_run(path: str | Path) -> RunRecord:

@@ -219,6 +219,7 @@ def apply(run: Run, topology: Topology, folder: RunFolder, step: int, *, own: bo
             seed=run.config.seed,
             autocast=getattr(run.method, "autocast", None),
         )
+        made.kind = found.kind
         made.batch_norm = run.method.batch_norm
         if run.config.evaluation.samples_per_pass is not None:
             made.predict_per_pass(run.config.evaluation.samples_per_pass)
