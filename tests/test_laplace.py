@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -328,22 +329,6 @@ app(["evaluate", run, "--json", file, *common], standalone_mode=False)
 if sys.argv[3:] == ["parallel.samples=node"]:
     assert not any("evaluate" in n for n in build([run], out / "report").notes)
 """
-PLANTS = """
-task = { kind = { kind = "classification" }, size = { kind = "regression" } }
-[data]
-path = "plants"
-batch = 8
-[model]
-name = "composite_sets:TwoHeads"
-[method]
-name = "mean_field"
-samples = 2
-[loss.outputs]
-kind = "expected_nll"
-size = { name = "expected_nll", likelihood = "gaussian" }
-[training]
-steps = 1
-"""
 
 
 def test_any_grid_gives_the_same(script, commands, refusals, tmp_path, monkeypatch):
@@ -386,19 +371,24 @@ def test_any_grid_gives_the_same(script, commands, refusals, tmp_path, monkeypat
 
 def refused(commands, refusals, place, monkeypatch):
     """Runs without a posterior of this kind: one line, and nothing is written."""
+    from test_composite import CONFIG
+
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     composite_sets.make(place / "plants")
-    (place / "c.toml").write_text(PLANTS)
-    done = commands(1, ["train", "c.toml", "-o", "several"], cwd=place, timeout=120)
+    (place / "c.toml").write_text(CONFIG)
+    shutil.copy(place / "classes" / "checkpoints" / "step-00000003.pt", place / "copy.pt")
+    done = commands(
+        1, ["train", "c.toml", "-o", "several", "--set=training.steps=1"], cwd=place, timeout=120
+    )
     assert done.code == 0, done.err
     cases = {
         "one input and one target": ["several"],
         "but ensemble has 5; train with method.samples = 1": ["members"],
-        "entsoe is dataset .* set data.path to its training set": [
+        "was trained on dataset .*entsoe is": [
             "classes", "--set", f"data.path={place / 'entsoe'}"
         ],
         "only a checkpoint of the run folder": [
-            "classes", "--checkpoint", "series/checkpoints/step-00000003.pt"
+            "classes", "--checkpoint", "copy.pt"
         ],
         "--prior-precision 0.0 must be": ["classes", "--prior-precision", "0"],
         "probit is for labels": ["series", "--predictive", "probit"],
