@@ -47,7 +47,8 @@ class FlatAccumulator(Accumulator):
     Autograd stops at the samples' weights: at each variable, or at the whole vector if it is small.
     From there the two sums ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s`` are
     computed in place while ``g`` is in the cache; the factor ``std``, common to all samples, is
-    applied once at the end.
+    applied once at the end. If the first chunk is one sample, its sums take the memory of its
+    noise and weights, so that a step with one sample allocates nothing else.
 
     Parameters
     ----------
@@ -69,24 +70,28 @@ class FlatAccumulator(Accumulator):
         self._mean, self._std = mean.detach(), std
         self._learning = mean.requires_grad, log_std.requires_grad
         self._layout = layout
-        self._d_mean, self._d_log_std = torch.zeros_like(mean), torch.zeros_like(log_std)
-        self._buffers = self._mean.new_empty(2, 0, layout.size)  # noise and weights of a chunk
+        self._pair: tuple[Tensor, Tensor] | None = None
+        self._buffers = self._empty(0)  # noise and weights of a chunk
         self._leaves: list[Tensor] = []
         self._whole = False
         self._noise: Tensor | None = None
 
     def noise(self, count: int) -> Tensor:
         """Return ``(k, n)`` memory for the noise of the next chunk; overwrites the last noise."""
-        if self._buffers.shape[1] < count:
-            self._buffers = self._mean.new_empty(2, count, self._layout.size)
-        return self._buffers[0, :count]
+        if len(self._buffers[0]) < count:
+            self._buffers = self._empty(count)
+        return self._buffers[0][:count]
+
+    def _empty(self, count: int) -> tuple[Tensor, Tensor]:
+        noise = self._mean.new_empty(count, self._layout.size)
+        return noise, torch.empty_like(noise)
 
     def draw(self, noise: Tensor) -> dict[str, Tensor]:
         """Return ``(k, *shape)`` weights of the next chunk by name; overwrites the last weights.
 
         ``noise``: ``(k, n)``, in the memory of :meth:`noise`.
         """
-        weights = self._buffers[1, : len(noise)]
+        weights = self._buffers[1][: len(noise)]
         torch.addcmul(self._mean, self._std, noise, out=weights)
         self._noise, self._whole = noise, weights.numel() <= BLOCK
         self._leaves = [part.detach().requires_grad_() for part in self._parts(weights)]
@@ -101,22 +106,45 @@ class FlatAccumulator(Accumulator):
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
         """Add the gradient of the last drawn chunk."""
         assert self._noise is not None, "nothing was drawn since the last backward pass"
-        others = [self._parts(t) for t in (self._noise, self._d_mean, self._d_log_std)]
-        self._noise = None
+        noise, self._noise = self._noise, None
         count = len(self._leaves)
         found = torch.autograd.grad(
             value, [*self._leaves, *self.parameters], upstream, allow_unused=True
         )
-        for gradient, noise, mean, log_std in zip(found[:count], *others, strict=True):
-            if gradient is not None:
-                _add_sums(gradient, noise, mean, log_std)
+        self._leaves = []
+        first = self._pair is None and len(noise) == 1
+        if first:
+            self._pair, self._buffers = (self._buffers[1][0], noise[0]), self._empty(0)
+        parts = [self._parts(t) for t in (noise, *self._totals())]
+        for gradient, e, mean, log_std in zip(found[:count], *parts, strict=True):
+            if first:
+                _set_sums(gradient, mean, log_std)
+            elif gradient is not None:
+                _add_sums(gradient, e, mean, log_std)
         self._add(found[count:])
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        """Sums for mean and log_std; zero before the first chunk."""
+        if self._pair is None:
+            self._pair = torch.zeros_like(self._mean), torch.zeros_like(self._mean)
+        return self._pair
 
     def gradients(self) -> list[Tensor | None]:
         """Return the gradients of mean, log_std, fixed in this order, without frozen ones."""
-        both = self._d_mean, self._d_log_std.mul_(self._std)
+        mean, log_std = self._totals()
+        both = mean, log_std.mul_(self._std)
         own = [d for d, learns in zip(both, self._learning, strict=True) if learns]
         return [*own, *super().gradients()]
+
+
+def _set_sums(gradient: Tensor | None, mean: Tensor, noise: Tensor) -> None:
+    """Write the ``(1, *shape)`` gradient of a sample to ``mean``, and multiply its noise by it."""
+    if gradient is None:
+        mean.zero_()
+        noise.zero_()
+        return
+    mean.copy_(gradient[0])
+    noise.mul_(gradient[0])
 
 
 def _add_sums(gradient: Tensor, noise: Tensor, mean: Tensor, log_std: Tensor) -> None:
