@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from hpcsamp.campaign import mending, stages, submit
 from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.schedulers import SchedulerError, make
 from hpcsamp.campaign.schedulers.base import clean
+from hpcsamp.campaign.schedulers.usage import Used
 from hpcsamp.campaign.selection import select
 from hpcsamp.campaign.site import Site
 from hpcsamp.campaign.status import Survey
@@ -170,6 +172,21 @@ def test_pbs_arrays_from_submit_to_cancel(pbs):
     assert why == "exit status 271 (SIGTERM)"
     assert submit.cancel(pbs.campaign) == ["100[].srv", "101[].srv", "102.srv"]
     assert pbs.counts() == {"interrupted": 1, "missing": 6}  # and qstat has forgotten the jobs
+
+
+def test_pbs_accounts_for_elements_that_were_started_once(pbs):
+    pbs.submit()
+    jobs = json.loads((pbs.bin / "jobs.json").read_text())
+    use = {"walltime": "01:00:20", "cput": "00:50:10", "mem": "7kb"}
+    jobs["100[1].srv"] |= {"job_state": "X", "run_count": 1, "resources_used": use}
+    jobs["100[2].srv"] |= {"job_state": "X", "run_count": 2, "resources_used": use}
+    jobs["102.srv"] |= {
+        "job_state": "F",
+        "resources_used": {"walltime": "00:00:07", "cput": "00:00:00"},
+    }
+    (pbs.bin / "jobs.json").write_text(json.dumps(jobs))
+    used = make(pbs.campaign.site).used(["100[].srv", "102.srv"])
+    assert used == {("100[].srv", 1): Used(3620.0, 3010.0), ("102.srv", 0): Used(7.0)}
 
 
 def test_pbs_jobs_that_were_not_noted_are_found_again(pbs):
@@ -535,7 +552,8 @@ def test_a_watch_of_all_stages_asks_the_scheduler_once_a_refresh(tmp_path, monke
         )
     case.stub("squeue", SQUEUE)
     refreshes = []
-    monkeypatch.setattr("hpcsamp.cli.campaign_watch.time.sleep", refreshes.append)
+    clock = SimpleNamespace(sleep=refreshes.append, strftime=lambda form: "now")
+    monkeypatch.setattr(campaign_watch, "time", clock)  # subprocess has the real one
     campaign_watch.watch(made, select(), followers, 7.0)
     assert refreshes == [7.0, 7.0]
     assert (case.bin / "asked").read_text().splitlines() == ["41,42,43"] * 3
