@@ -20,6 +20,7 @@ from hpcsamp.campaign.schedulers.base import (
     Seen,
     dependency,
 )
+from hpcsamp.campaign.schedulers.usage import Used
 from hpcsamp.config import seconds
 
 #: States in which a job has ended, and in which it waits. In any other state, even an unknown one,
@@ -96,6 +97,20 @@ class PBS(Scheduler):
             if facts.get("job_state") in _ENDED and facts.get("Exit_status") is not None
         }
 
+    def used(self, jobs: Sequence[str]) -> dict[Element, Used]:
+        """Read times from ``qstat -x``, as long as the server keeps the job history.
+
+        Elements that were started again are left out, because PBS keeps the use of the last start
+        only; so is memory, which PBS measures for a whole job and not for its ranks.
+        """
+        found = {}
+        for element, facts in self._elements(jobs).items():
+            used = facts.get("resources_used")
+            if isinstance(used, dict) and used.get("walltime") and facts.get("run_count", 1) == 1:
+                cpu = _clock(used.get("cput", ""))
+                found[element] = Used(_clock(used["walltime"]) or 0.0, cpu or None)
+        return found
+
     def find(self, name: str, script: Path, identity: str = "") -> str | None:
         """Find a job of any user by the identity in its environment.
 
@@ -162,6 +177,15 @@ def _exit_status(status: Any) -> str:
         name = signal_name(status % 128)
         return f"exit status {status}{f' ({name})' if name else ''}"
     return f"exit status {status}"
+
+
+def _clock(text: Any) -> float | None:
+    """Convert ``HH:MM:SS`` to seconds; None if it has another form."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+)", str(text))
+    if not match:
+        return None
+    hours, minutes, rest = map(int, match.groups())
+    return float((hours * 60 + minutes) * 60 + rest)
 
 
 def _number(job: str) -> str:
