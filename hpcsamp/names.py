@@ -85,6 +85,9 @@ MODELS = Registry(
         "vit": "hpcsamp.models.vit:ViT",
         "swin": "hpcsamp.models.swin:Swin",
         "mixer": "hpcsamp.models.mixer:Mixer",
+        "lstm": "hpcsamp.models.steps:LSTM",
+        "gru": "hpcsamp.models.steps:GRU",
+        "temporal": "hpcsamp.models.steps:Temporal",
         "given": "hpcsamp.models.given:given",
     },
 )

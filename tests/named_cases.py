@@ -20,6 +20,8 @@ from torch import nn
 import hpcsamp as hs
 
 ITEMS, BATCH = 16, 8
+SERIES = {"lstm": "mean_field", "gru": "mc_dropout", "temporal": "mean_field",
+          "dropped": "mc_dropout"}  # fmt: skip
 SMALL = {
     "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12,
 }  # fmt: skip
@@ -37,6 +39,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 8, **SMALL,
     },
     "fetched": {"name": "named_cases:fetched"},
+    "lstm": {"name": "lstm", "width": 6, "layers": 2},
+    "gru": {"name": "gru", "width": 6, "patch": 5, "dropout": 0.2},
+    "temporal": {"name": "temporal", "width": 6, "heads": 2, "layers": 1, "patch": 4},
+    "dropped": {"name": "temporal", "width": 6, "layers": 1, "patch": 4, "dropout": 0.2},
 }  # fmt: skip
 
 
@@ -57,6 +63,9 @@ def fetched(in_shape: tuple[int, ...], outputs: int, cache: str) -> nn.Module:
 def items(name: str) -> tuple[Any, np.ndarray]:
     source = np.random.default_rng(3)
     y = np.arange(ITEMS) % 3
+    if name in SERIES:
+        x = source.normal(size=(ITEMS, 3, 12)).astype(np.float32)
+        return x, x[:, 0, :5]
     if name != "bert":
         return source.normal(size=(ITEMS, 3, 16, 16)).astype(np.float32), y
     ids, length = source.integers(1, 20, (ITEMS, 6)), source.integers(2, 7, ITEMS)
@@ -69,8 +78,9 @@ def main(span: int | str, folder: Path) -> None:
         run = folder / name
         run.mkdir(parents=True, exist_ok=True)
         more = {"cache": str(run)} if name == "fetched" else {}
+        method = SERIES.get(name, "mean_field")
         hs.fit(
-            None, items(name), epochs=1, samples=4, method="mean_field", valid=items(name),
+            None, items(name), epochs=1, samples=4, method=method, valid=items(name),
             output=run / "run", quiet=True, model={**model, **more}, seed=2,
             inputs={"input_ids": "ids"} if name == "bert" else None,
             parallel={"samples": span}, optimizer={"lr": 1e-3},

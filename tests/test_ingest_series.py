@@ -10,6 +10,7 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest import build
 from hpcsamp.ingest.numbers import Notation
 from hpcsamp.ingest.series import series
+from hpcsamp.run.usual import COLUMNS, usual
 
 START = dt.datetime(2021, 1, 1)
 
@@ -48,6 +49,12 @@ def test_windows_stay_in_their_split_and_know_no_future(tmp_path):
     build(whole, tmp_path / "set")
     manifest = Dataset.open(tmp_path / "set").manifest
     assert manifest.source["series"]["step"] == 3600
+    cycles = "day+week+year"
+    build(series([path], "utc_timestamp", "load", 34, 6, calendar=cycles), tmp_path / "large")
+    chosen = usual(tmp_path / "large")  # the settings of tables, not those of images
+    assert f"prior_std = {COLUMNS.prior_std}" in chosen
+    assert f"lr = {COLUMNS.lr}" in chosen
+    assert "hidden = [128, 128]" in chosen
 
 
 def test_missing_values_are_dropped_or_masked(tmp_path):

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from hpcsamp import models
 from hpcsamp.errors import UsageError
 from hpcsamp.models import MLP, Swin, ViT
+from hpcsamp.models.steps import GRU, LSTM, Temporal
 from hpcsamp.models.windows import row_mask
 
 ERA5 = ((76, 121, 240), 69 * 121 * 240)
@@ -297,3 +298,26 @@ def test_inputs_of_another_shape_or_type(model, x, words):
 def test_autocast_converts_what_comes_in():
     with torch.autocast("cpu", torch.bfloat16):
         assert MLP((4,), 2)(torch.randn(3, 4).double().float()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU, Temporal])
+def test_networks_of_series_read_all_steps(kind):
+    small = {"width": 6, "patch": 5}
+    for shape, outputs in (((3, 12), 4), ((12,), 4), ((2, 3), 30)):
+        x = torch.randn(2, *shape, requires_grad=True)
+        model = kind(shape, outputs, **small)
+        out = model(x)
+        assert out.shape == (2, outputs)
+        (of,) = torch.autograd.grad(out[0].square().sum(), x)
+        assert (of[0] != 0).all()  # each row and step matters
+        assert (of[1] == 0).all()  # other items do not
+    with pytest.raises(ValueError, match=r"got \(3, 4, 5\)"):
+        kind((3, 4, 5), 2)
+    with pytest.raises(ValueError, match="patch = 0"):
+        kind((3,), 2, patch=0)
+
+
+def test_an_lstm_reads_forwards():
+    model, x = LSTM((1, 8), 3, width=4), torch.randn(2, 1, 8)
+    states = model.cell(x.transpose(1, 2))[0]
+    assert torch.equal(model(x), model.head(states[:, -3:].flatten(1)))

@@ -1,4 +1,4 @@
-"""Networks of torchvision and transformers by name train to the same losses on any grid."""
+"""Networks by name train to the same losses on any grid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_networks_by_name_are_the_same_on_any_grid(tmp_path):
         assert done.code == 0, done.out[-2000:] + done.err[-2000:]
         # weights are fetched by one rank, and found there by the others
         assert (tmp_path / grid / "fetched" / "log").read_text() == "fetched\n"
-    for name in ("mobilenet", "vit", "bert"):
+    for name in ("mobilenet", "vit", "bert", "lstm", "gru", "temporal", "dropped"):
         truth = losses(tmp_path / "one", name)
         assert len(truth) == 2
         for grid in GRIDS:
