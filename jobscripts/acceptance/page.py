@@ -1,4 +1,4 @@
-"""page.py FOLDER: write FOLDER/index.html from results.tsv and the output of each check."""
+"""page.py FOLDER: write FOLDER/index.html from results.tsv, about.txt and the outputs of checks."""
 
 import html
 import sys
@@ -18,7 +18,8 @@ for line in (folder / "results.tsv").read_text().splitlines():
 (folder / "index.html").write_text(
     '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>hpcsamp: acceptance</title>\n'
     "<style>body{font-family:sans-serif;margin:2em}td{padding:.2em 1em}.fail{color:#b00}"
-    "pre{overflow-x:auto}</style>\n<h1>Acceptance</h1>\n<table>\n"
+    "pre{overflow-x:auto}</style>\n<h1>Acceptance</h1>\n"
+    f"<pre>{html.escape((folder / 'about.txt').read_text(errors='replace'))}</pre>\n<table>\n"
     + "\n".join(["<tr><th>check</th><th>result</th><th>time</th><th>last line</th></tr>", *rows])
     + "\n</table>\n"
     + "\n".join(outputs)
