@@ -13,6 +13,9 @@ import hpcsamp as hs
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.fields import features
 from hpcsamp.prediction.rollout.clock import parse_times
+from hpcsamp.report.records import MissingMaterialError, read_run
+from hpcsamp.report.scorecard.figures import forecast_maps
+from hpcsamp.report.scorecard.scores import read_forecast
 
 TRAIN = ["--preset", "tiny", "--data", "synthetic", "-q"]
 SETTINGS = ["training.precision=float64", "training.steps=2", "data.synthetic.items=40"]
@@ -139,6 +142,22 @@ def test_scores_are_those_of_the_states_in_the_file(place, monkeypatch):
     assert kept["seal"]
     kept_acc, found_acc = (np.asarray(of["acc"], float) for of in (kept["scores"], found))
     np.testing.assert_allclose(kept_acc, found_acc, rtol=1e-9, equal_nan=True)
+
+
+def test_maps_of_a_scorecard_are_of_the_kept_forecast(place, monkeypatch):
+    """The item after 2 steps: the target of the item whose input is one step later."""
+    monkeypatch.chdir(place)
+    kept = read_forecast(read_run("run"), "test")
+    fig = forecast_maps(kept, 0, None)
+    assert "item 0 after 12 hours, 3 members" in fig.get_label()
+    mean, truth = (axes.collections[0].get_array() for axes in fig.axes[:2])
+    variable = kept.variables.index("2m_temperature")
+    states = xr.open_zarr("one.zarr").forecast.values[0, :, 1, variable]
+    np.testing.assert_allclose(mean, states.mean(0), rtol=1e-10)
+    observed = hs.load("run").open(None, "test").read([2])[1][0, variable]
+    np.testing.assert_array_equal(truth, observed.astype(float))
+    with pytest.raises(MissingMaterialError, match="item 0 is not observed after 3 steps"):
+        forecast_maps(kept, 0, 3)
 
 
 def test_a_forecast_opens_with_its_coordinates(place):
