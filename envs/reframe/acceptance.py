@@ -3,7 +3,7 @@
 reframe -c envs/reframe -r --system=SYSTEM:PARTITION -S dataset=/shared/digits -S site=perlmutter
 
 The dataset is a folder of ``hpcsamp ingest digits``, the site a file of ``envs/`` that was sourced
-before on a login node. Tried with ReFrame 4.10 on its generic system, without a scheduler.
+before on a login node. ReFrame 4.10 loads the check; it has not run it yet.
 """
 
 from pathlib import Path
