@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_training import assert_same
 from torch import nn
 
 from hpcsamp import losses
+from hpcsamp.collectives.sameness import settings_of
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import MCDropout
 from hpcsamp.weights import MaskSet
@@ -178,3 +180,19 @@ def test_each_mask_counts_equally_in_prediction():
 def test_what_cannot_be_is_refused(make, words):
     with pytest.raises(UsageError, match=words):
         make()
+
+
+def test_settings_of_masks_are_compared_between_ranks():
+    """Ranks with other masks differ; MaskSet has slots and no __dict__."""
+    one, other = (settings_of(fixed(mask_scale=scale)) for scale in (2.0, 3.0))
+    assert one["mask_set"] == {"class": "MaskSet", "count": 4, "scale": 2.0}
+    assert one != other
+
+
+def test_a_run_trains_and_is_the_same_on_two_ranks(commands, small, tmp_path):
+    masks = ("name=mc_dropout", "masks=fixed", "mask_count=3", "mask_scale=1.5", "samples=3")
+    lines = ["train", small, *(f"--set=method.{m}" for m in masks), "--set=training.steps=4"]
+    for ranks in (1, 2):
+        done = commands(ranks, [*lines, "--output", tmp_path / str(ranks)], timeout=60)
+        assert done.code == 0, done.err
+    assert_same(tmp_path / "2", tmp_path / "1")

@@ -132,7 +132,9 @@ def _difference(everyone: Sequence[Told]) -> HpcsampError:
 def settings_of(thing: Any, deep: int = 2) -> dict[str, Any]:
     """Return the class of an object and its public attributes with plain values."""
     found: dict[str, Any] = {"class": type(thing).__qualname__}
-    for name, value in vars(thing).items():
+    slots = getattr(type(thing), "__slots__", ())  # of a dataclass without a __dict__
+    values = vars(thing) if hasattr(thing, "__dict__") else {n: getattr(thing, n) for n in slots}
+    for name, value in values.items():
         if name.startswith("_"):
             continue
         if (plain := plain_value(value)) is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 
-@dataclass(frozen=True)  # compared between ranks by its attributes
+@dataclass(frozen=True, slots=True)
 class MaskSet:
     """Fixed masks of each layer (:mod:`hpcsamp.weights.routing.masksembles`).
 
