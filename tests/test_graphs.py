@@ -108,9 +108,9 @@ def test_what_makes_the_host_wait_is_found():
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        (lambda: MeanField(network()), "kernels of a GPU, and this run uses CPUs"),
-        (lambda: Ivon(network()), "not for Ivon"),
-        (lambda: Flipout(network()), "not for Flipout"),
+        (lambda: MeanField(network()), "need a GPU, but this run uses the device type cpu"),
+        (lambda: Ivon(network()), "not with Ivon"),
+        (lambda: Flipout(network()), "not with Flipout"),
     ],
 )
 def test_methods_that_cannot_be_captured(made, why):
