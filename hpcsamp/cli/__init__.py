@@ -69,7 +69,7 @@ COMMANDS = {
     ),
     "export": (
         "hpcsamp.cli.export:export",
-        "Write the metrics of a run as files of TensorBoard, MLflow or Weights & Biases.",
+        "Write the metrics of a run as files for TensorBoard, MLflow or Weights & Biases.",
     ),
     "campaign": (
         "hpcsamp.cli.campaign:app",
