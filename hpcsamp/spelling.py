@@ -25,6 +25,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number of things for a message, for example ``1 step`` or ``1,200 steps``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def joined(names: Iterable[Any]) -> str:
     """Join names by commas for a message; if a name contains one, all names are quoted."""
     texts = [str(name) for name in names]

@@ -9,6 +9,7 @@ from hpcsamp.grid import Topology
 from hpcsamp.methods import Method
 from hpcsamp.processes import peak_rss_mb
 from hpcsamp.run import digest
+from hpcsamp.spelling import counted
 
 if TYPE_CHECKING:
     from hpcsamp.training.loop import Trainer
@@ -35,8 +36,9 @@ def opening(trainer: Trainer) -> list[str]:
     if c.loss.temperature != 1:
         lines.append(f"temperature {c.loss.temperature}: not the Bayesian posterior")
     lines.append(
-        f"{trainer.dataset.count} items, batch {c.data.batch}, {trainer.steps_per_epoch} steps per "
-        f"epoch, {c.training.epochs} epochs; in {trainer.folder.path}"
+        f"{counted(trainer.dataset.count, 'item')}, batch {c.data.batch}, "
+        f"{counted(trainer.steps_per_epoch, 'step')} per epoch, "
+        f"{counted(c.training.epochs, 'epoch')}; in {trainer.folder.path}"
         + (f"; resumed after step {done}" if done else "")
     )
     return lines
