@@ -119,7 +119,7 @@ def predict(
         unused = {
             "--quantiles": quantiles is not None,
             "--keep-samples": keep_samples,
-            "--samples": samples is not None and members is not None,
+            "--samples": None not in (samples, members),
         }
         check_rollout(rollout, of_rollout, unused, table)
         _check(table, out, data, split, notation, mpi().COMM_WORLD.Get_size())

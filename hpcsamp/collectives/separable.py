@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid.placement import SampleRows
+from hpcsamp.grid.placement import rows_of
 from hpcsamp.methods.base import Method
 
 ROWS, COLUMNS, STEPS, RATE = 4, 6, 2, 0.01
@@ -33,7 +33,7 @@ def mixes(optimizer: torch.optim.Optimizer, placement: Any, method: Method) -> U
     kind = type(optimizer).__name__
     if not placement.partial or kind in method.optimizers:
         return None
-    rows = isinstance(placement, SampleRows)
+    rows = rows_of(placement) is not None
     try:
         with torch.random.fork_rng(devices=[]):
             whole, again = (_stepped(optimizer, lambda x: [x]) for _ in range(2))
