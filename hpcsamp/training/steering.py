@@ -10,7 +10,6 @@ from hpcsamp.names import CALLBACKS
 from hpcsamp.run.schedule import Schedule
 from hpcsamp.training.callbacks import Callback
 from hpcsamp.training.patience import Patience
-from hpcsamp.training.recording import Recording
 
 
 def callbacks_of(config: RunConfig) -> list[Callback]:
@@ -30,6 +29,8 @@ def callbacks_of(config: RunConfig) -> list[Callback]:
         made: Callback = arguments.construct("training.callbacks", str(name), kind, table)
         found.append(made)
     if config.record.to:  # last, so that it is called after what the others do
+        from hpcsamp.training.recording import Recording  # which imports plots
+
         found.append(Recording(config.record.to))
     return found
 
