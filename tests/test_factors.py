@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from hpcsamp.errors import UsageError
-from hpcsamp.methods import BatchEnsemble, Rank1
+from hpcsamp.methods import BatchEnsemble, MeanField, Rank1
 from hpcsamp.prediction.draws import weights_of
 
 S = 3
@@ -163,3 +163,31 @@ def test_drawn_weights_are_those_of_a_plain_network(kind):
         assert values.keys() == dict(network().named_parameters()).keys()
         found = torch.func.functional_call(network(), values, (x,))
         assert torch.allclose(found, wanted[s], rtol=1e-12, atol=1e-13)
+
+
+class Marked(nn.Sequential):
+    """Marks the weight of its first layer, and the bias of its last, as deterministic."""
+
+    deterministic = ("0.weight", "2.bias")
+
+
+@pytest.mark.parametrize("name", ["batch_ensemble", "rank1"])
+def test_what_is_marked_has_neither_factors_nor_a_prior(name):
+    """In each share of the penalty, too."""
+    torch.manual_seed(4)
+    net = Marked(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    if name == "rank1":
+        method, own = Rank1(net, weight_std=0.5), ("0.bias", "2.weight")
+        first = MeanField.penalty(method)
+    else:
+        method, own = BatchEnsemble(net, S, prior_std=0.5), ("0.bias", "2.weight")
+        first = torch.zeros(())
+        assert not [n for n in method._own.names if n.startswith("0.")]
+        assert "2.bias" in method._shared.names
+    values = dict(net.named_parameters())
+    assert "0.factor_in" not in values
+    assert "2.factor_in" in values
+    expected = sum(values[n].square().sum() for n in own) / (2 * 0.25)
+    assert (method.penalty() - first).item() == pytest.approx(expected.item(), rel=1e-12)
+    shares = sum(method.penalty(part, 3) for part in range(3))
+    assert shares.item() == pytest.approx(method.penalty().item(), rel=1e-12)

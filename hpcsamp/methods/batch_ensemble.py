@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import share
+from hpcsamp.methods.decay import squares
 from hpcsamp.methods.factors import add_factors, is_factor
 from hpcsamp.methods.passing import ALL
 from hpcsamp.methods.showing import Showing
 from hpcsamp.streams import Purpose
 from hpcsamp.weights import Passes, PlainVariables
 from hpcsamp.weights.layout import Layout
+from hpcsamp.weights.variables import deterministic_of
 
 
 class BatchEnsemble(Showing):
@@ -80,11 +81,11 @@ class BatchEnsemble(Showing):
         for what, value in {"initial_std": initial_std, "prior_std": prior_std}.items():
             if value is not None and not value > 0:
                 raise UsageError(f"method.{what} = {value} must be greater than 0")
-        layers = add_factors(module, "batch_ensemble")
-        biases = {f"{name}.bias" if name else "bias" for name in layers}
+        layers, marked = add_factors(module, "batch_ensemble"), deterministic_of(module)
+        biases = {f"{name}.bias" if name else "bias" for name in layers} - marked
         variables = PlainVariables(module)
         super().__init__([variables], seed, samples_per_pass, autocast)
-        self.samples, self.prior_std = samples, prior_std
+        self.samples, self.prior_std, self._marked = samples, prior_std, marked
         own = {v.name for v in variables.trained.variables if is_factor(v.name)} | biases
         self._shared = Layout(v for v in variables.trained.variables if v.name not in own)
         self._own = Layout(v for v in variables.trained.variables if v.name in own)
@@ -147,9 +148,8 @@ class BatchEnsemble(Showing):
         """Return ``sum w^2 / (2 prior_std^2)`` over shared parameters in nats; or a share of it."""
         if self.prior_std is None or self.weights is None:
             return self.members.new_zeros(())
-        own = share(self.weights.numel(), parts, part)
-        square = self.weights[own.start : own.stop].square().sum()
-        return square / (2 * self.prior_std**2)
+        total = squares(self.weights, self._shared, self._marked, part, parts)
+        return total / (2 * self.prior_std**2)
 
     def prediction_samples(self, asked: int | None) -> int:
         """Return the number of members.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.variables import deterministic_of
 
 #: Names of the parameters ``r`` and ``s``.
 FACTORS = ("factor_in", "factor_out")
@@ -70,9 +71,9 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
 def add_factors(module: nn.Module, method: str) -> dict[str, nn.Module]:
     """Add factors with value 1 to the linear layers and convolutions of a module, in place.
 
-    Two kinds of layers are left unchanged: subclasses of these layers, which may use their weights
-    in another way (such as the output projection of attention), and layers with tied or complex
-    weights.
+    Three kinds of layers are left unchanged: subclasses of these layers, which may use their
+    weights in another way (such as the output projection of attention), layers with tied or complex
+    weights, and layers whose weight the module marks as deterministic.
 
     Parameters
     ----------
@@ -91,6 +92,7 @@ def add_factors(module: nn.Module, method: str) -> dict[str, nn.Module]:
     UsageError
         If there is no such layer.
     """
+    marked = deterministic_of(module)
     owners = Counter(id(p) for part in module.modules() for p in part._parameters.values())
     found = {}
     for name, part in module.named_modules():
@@ -99,6 +101,8 @@ def add_factors(module: nn.Module, method: str) -> dict[str, nn.Module]:
             continue
         weight = part._parameters.get("weight")
         if weight is None or owners[id(weight)] > 1 or weight.is_complex():
+            continue
+        if (f"{name}.weight" if name else "weight") in marked:
             continue
         ends = [1] * (weight.dim() - 2)
         groups = getattr(part, "groups", 1)
@@ -111,7 +115,8 @@ def add_factors(module: nn.Module, method: str) -> dict[str, nn.Module]:
     if not found:
         raise UsageError(
             f"method {method!r}: {type(module).__name__} has no nn.Linear or convolution with a "
-            f"weight that is not shared; set method.name = 'ensemble', which needs no factors"
+            f"weight that is neither shared nor marked as deterministic; set method.name = "
+            f"'ensemble', which needs no factors"
         )
     return found
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
-from hpcsamp.grid import share
+from hpcsamp.methods.decay import squares
 from hpcsamp.methods.factors import add_factors, is_factor
 from hpcsamp.methods.mean_field import MeanField
+from hpcsamp.weights.variables import deterministic_of
 
 
 class Rank1(MeanField):
@@ -85,5 +86,5 @@ class Rank1(MeanField):
         """Return ``|W|^2 / (2 weight_std^2)`` in nats, or a share of it."""
         if self.weight_std is None or self.fixed is None:
             return self.mean.new_zeros(())
-        own = share(self.fixed.numel(), parts, part)
-        return self.fixed[own.start : own.stop].square().sum() / (2 * self.weight_std**2)
+        layout, marked = self.variables.deterministic, deterministic_of(self.variables.module)
+        return squares(self.fixed, layout, marked, part, parts) / (2 * self.weight_std**2)
