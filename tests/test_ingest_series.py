@@ -46,6 +46,7 @@ def test_windows_stay_in_their_split_and_know_no_future(tmp_path):
     assert (x[:, 1] == (np.arange(30) < 24)).all()
     hours = (x[:, 0, 0][:, None] + np.arange(30)) % 24
     np.testing.assert_allclose(x[:, 2], np.sin(2 * np.pi * hours / 24), atol=1e-6)
+    assert ((x[:, 0, 0] % 3) == 0).all()  # windows of all splits begin at multiples of 3
     build(whole, tmp_path / "set")
     manifest = Dataset.open(tmp_path / "set").manifest
     assert manifest.source["series"]["step"] == 3600
@@ -148,3 +149,34 @@ def test_parquet_equals_csv(tmp_path):
     one, two = (series([p], "utc_timestamp", "load", 24, 6) for p in (csv, tmp_path / "a.parquet"))
     for a, b in zip(both(one, "test"), both(two, "test"), strict=True):
         np.testing.assert_array_equal(a, b)
+    naive = pa.array([START + dt.timedelta(hours=i) for i in range(400)], pa.timestamp("us"))
+    pq.write_table(pa.table({"t": naive, "load": list(map(float, range(400)))}),
+                   tmp_path / "n.parquet")  # fmt: skip
+    local = hourly(tmp_path / "n.csv", head="t,load")
+    local.write_text(local.read_text().replace("Z,", ","))
+    how = {"timezone": "Asia/Tokyo"}
+    one, two = (series([p], "t", "load", 24, 6, **how) for p in (local, tmp_path / "n.parquet"))
+    assert two.report[0].startswith("400 rows from 2020-12-31 15:00")
+    for a, b in zip(both(one, "test"), both(two, "test"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_quarter_hours_and_holidays(tmp_path):
+    times = [START + dt.timedelta(minutes=15 * i) for i in range(96 * 12)]
+    rows = [f"{t:%Y-%m-%dT%H:%M:%SZ},{i},{i}" for i, t in enumerate(times)]
+    path = tmp_path / "opsd.csv"  # the columns of OPSD's time_series_15min_singleindex.csv
+    head = "utc_timestamp,cet_cest_timestamp,DE_load_actual_entsoe_transparency"
+    path.write_text("\n".join([head, *rows]))
+    target = head.rpartition(",")[2]
+    plain = series([path], "utc_timestamp", target, 96, 24, calendar="day")
+    assert plain.report[0].endswith("one every 15 min")
+    assert plain.coords["horizon"].values.tolist() == [15.0 * k for k in range(1, 25)]
+    pytest.importorskip("holidays", reason="hpcsamp[series] is not installed")
+    how = {"holidays": "DE-BW", "timezone": "Europe/Berlin", "calendar": "none"}
+    found = series([path], "utc_timestamp", target, 96, 24, **how)
+    assert found.arrays["x"].names[-1] == "holiday in DE-BW"
+    local = [t + dt.timedelta(hours=1) for t in times]
+    expected = [(t.month, t.day) in ((1, 1), (1, 6)) for t in local]  # new year and epiphany
+    np.testing.assert_array_equal(found.covariates[0, 0], expected)
+    with pytest.raises(UsageError, match="--holidays XX"):
+        series([path], "utc_timestamp", target, 96, 24, holidays="XX")

@@ -131,6 +131,10 @@ class ArrowTable(Table):
         """See :class:`~hpcsamp.ingest.table.Table`."""
         return is_whole(self._schema.field(column).type)
 
+    def aware(self, column: str) -> bool:
+        """Whether a column has times with a zone."""
+        return getattr(self._schema.field(column).type, "tz", None) is not None
+
     def pictures(self, column: str) -> bool:
         """See :class:`~hpcsamp.ingest.table.Table`."""
         return is_picture(self._schema.field(column).type)
