@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Rows:
 def read_rows(
     paths: Sequence[Path],
     columns: Columns,
-    zone: tzinfo | None,
+    zone: ZoneInfo | None,
     delimiter: str = ",",
     notation: Notation | None = None,
     date_format: str | None = None,
@@ -126,7 +126,7 @@ def read_rows(
         if cells.dtype.kind == "M":
             assert isinstance(table, ArrowTable)
             form, cells = None, _as_text(cells, table.aware(columns.time))
-        known = np.isfinite(values).any(0)
+        known = np.asarray(np.isfinite(values).any(0))
         convert = converter(table, columns.time, form, zone)
         own = seconds_of(table, cells.tolist(), indices(named)[1], known, convert)
         kept = own != -1
