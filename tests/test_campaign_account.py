@@ -10,7 +10,7 @@ import pytest
 from hpcsamp.campaign.account import PointAccount, account, advise
 from hpcsamp.campaign.best import best
 from hpcsamp.campaign.collect import Results
-from hpcsamp.campaign.points import Point
+from hpcsamp.campaign.point import Point
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.schedulers.usage import Used, of_sacct
 from hpcsamp.campaign.status import Place, PointStatus

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcsamp.campaign import products
-from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.point import Point
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.schedulers import make
 from hpcsamp.campaign.schedulers.usage import Used

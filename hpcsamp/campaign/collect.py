@@ -15,7 +15,8 @@ import numpy as np
 from hpcsamp.campaign import products
 from hpcsamp.campaign.index import Index
 from hpcsamp.campaign.mending import load
-from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.point import Point
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.selection import Selection
 from hpcsamp.campaign.spec import Reach
 from hpcsamp.campaign.status import Survey

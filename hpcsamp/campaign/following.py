@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcsamp.campaign import causes, mending
-from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.point import Point
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.status import Survey
 
 LOOK = 0.5

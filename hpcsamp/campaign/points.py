@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from hpcsamp import config
 from hpcsamp.campaign import axes, resources, site, spec, start
 from hpcsamp.campaign.expressions import Expression, parse
-from hpcsamp.campaign.keys import defaults, is_key, is_neutral, no_key
+from hpcsamp.campaign.keys import defaults, is_key, no_key
+from hpcsamp.campaign.naming import Names
+from hpcsamp.campaign.point import Point, describe
 from hpcsamp.campaign.store import Store
-from hpcsamp.config import flatten, former, put
+from hpcsamp.config import flatten, put
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import check_sizes
-from hpcsamp.names import SampleAxis
-from hpcsamp.sealing.text import read_json
 from hpcsamp.spelling import hint, shown
 
 if TYPE_CHECKING:
@@ -30,39 +27,6 @@ _WHEN = (
     *("ranks", "nodes", "ranks_per_node", "cores", "gpus", "time", "memory"),
     "points_per_job",
 )
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of a campaign.
-
-    Attributes
-    ----------
-    number
-        Position in the plan, from 1.
-    name
-        Hash of everything that determines the results; also the name of its folder.
-    values
-        Axes and derived names with their values: the columns of every table.
-    settings
-        Keys of the configuration that differ from the base.
-    shape
-        Resources of the point.
-    seed
-        Seed of the run.
-    samples, sample_axis, model_ranks
-        ``method.samples``, ``parallel.samples`` and ``parallel.model``, which must fit the ranks.
-    """
-
-    number: int
-    name: str
-    values: dict[str, Any]
-    settings: dict[str, Any]
-    shape: resources.Shape
-    seed: int
-    samples: int = 1
-    sample_axis: SampleAxis = "node"
-    model_ranks: int = 1
 
 
 class Campaign:
@@ -122,9 +86,10 @@ class Campaign:
             If the configuration refuses a value, or two points are the same.
         """
         found: dict[str, Point] = {}
+        names = Names(self)
         number = 0
         for values in axes.of_search(self.spec, self.folder):
-            point = self._point(number + 1, values)
+            point = self._point(number + 1, values, names)
             if point is None:
                 continue
             number += 1
@@ -217,7 +182,7 @@ class Campaign:
 
     # Points -----------------------------------------------------------------------------------
 
-    def _point(self, number: int, values: dict[str, Any]) -> Point | None:
+    def _point(self, number: int, values: dict[str, Any], names: Names) -> Point | None:
         settings = {k: v for k, v in values.items() if not k.startswith("resources.")}
         asked = {k: v for k, v in values.items() if k.startswith("resources.")}
         own: dict[str, Any] = dict(values)
@@ -248,7 +213,7 @@ class Campaign:
                 raise UsageError(f"{where}: {e}") from None
         return Point(
             number=number,
-            name=self._name(run, shape, own, asked),
+            name=names.name(run, shape, own),
             values=own,
             settings=settings,
             shape=shape,
@@ -276,66 +241,6 @@ class Campaign:
         """Return the resources of a point of another stage in this one."""
         return self._shape(ChainMap(point.values, self._flat_base, self._defaults), {})
 
-    def suits(self, run: config.RunConfig, point: Point) -> bool:
-        """Whether a run with this configuration gives the same results as a point."""
-        asked = {k: v for k, v in point.values.items() if k.startswith("resources.")}
-        return self._name(run, point.shape, point.values, asked) == point.name
-
-    def _name(
-        self,
-        run: config.RunConfig,
-        shape: resources.Shape,
-        values: dict[str, Any],
-        asked: dict[str, Any],
-    ) -> str:
-        # Without defaults: a key that a later version adds must not rename every finished point.
-        table = flatten(run.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
-        path = table.pop("data.path", "")
-        facts = {k: v for k, v in table.items() if not is_neutral(k)}
-        facts |= {k: v for k, v in values.items() if is_neutral(k) and is_key(k)} | asked
-        facts = {former.key_of_before(k): v for k, v in facts.items()}  # keeps names of old points
-        if run.augment.share == "rank" or not run.loss.exact:  # results depend on the grid
-            facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
-            facts["grid"] += [run.parallel.model] * (run.parallel.model > 1)
-        facts["dataset"] = self._dataset(path)
-        facts |= {"after": self.after} if self.after else {}
-        # Evaluations after training are not part of the name: for one more split, the point is
-        # evaluated but not trained again.
-        name = _hash({**facts, "commands": self.spec.commands or spec.USUAL})
-        if name in self.folders:
-            return self.folders[name]
-        if not self.spec.commands and self._on_disk and name not in self._on_disk:
-            for splits in (
-                [],
-                ["valid"],
-                ["train"],
-                self.spec.splits(),
-            ):  # names of earlier versions included it
-                former_name = _hash({**facts, "commands": spec.training(splits)})
-                if former_name in self._on_disk:
-                    self.folders[name] = former_name
-                    return former_name
-        return name
-
-    @cached_property
-    def _on_disk(self) -> set[str]:
-        """Names of all points that have a folder or a recorded state."""
-        store = Store(self.folder)
-        return store.read_folders() | store.read_marks().keys()
-
-    def _dataset(self, path: str) -> str:
-        if path not in self._uids:
-            manifest = self.root / path / "manifest.json"
-            uid = self.known_datasets.get(path, path)  # if the dataset is not available now
-            if manifest.is_file():
-                uid = self.known_datasets[path] = str(read_json(manifest).get("uid", path))
-            self._uids[path] = uid
-        return self._uids[path]
-
-    @cached_property
-    def _uids(self) -> dict[str, str]:
-        return {}
-
     @cached_property
     def _shapes(self) -> dict[tuple[Any, ...], resources.Shape]:
         return {}
@@ -349,11 +254,6 @@ class Campaign:
         return defaults()
 
 
-def _hash(facts: dict[str, Any]) -> str:
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
     try:
         put(table, key, value)
@@ -362,35 +262,3 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 _SHAPE = ("ranks", "nodes", "ranks_per_node", "cores", "gpus")
-
-
-def describe(values: Mapping[str, Any]) -> str:
-    """Format values on one line, e.g. ``optimizer.lr=0.001, seed=2``."""
-    return ", ".join(f"{k}={_short(v)}" for k, v in values.items()) or "no axes"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else shown(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def find(points: list[Point], text: str) -> Point:
-    """Find a point by its number or the beginning of its name.
-
-    Raises
-    ------
-    UsageError
-        If no point matches, or more than one.
-    """
-    if text.isdigit() and 1 <= int(text) <= len(points):
-        return points[int(text) - 1]
-    matches = [p for p in points if p.name.startswith(text)]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise UsageError(
-            f"the names of {len(matches)} points begin with {text!r}: write more characters"
-        )
-    raise UsageError(
-        f"there is no point {text!r}: use a number from 1 to {len(points)} or the name of a folder"
-    )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import hpcsamp
 from hpcsamp import provenance as origin
-from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.point import Point
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.files import write_whole
 from hpcsamp.sealing import edits
 from hpcsamp.sealing.text import to_json

@@ -19,7 +19,8 @@ import tomli_w
 
 from hpcsamp.campaign import lines
 from hpcsamp.campaign.placeholders import fill
-from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.point import Point
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.site import LAUNCHERS, Site
 from hpcsamp.campaign.spec import TRAIN

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hpcsamp.campaign.points import Campaign, Point, describe
+from hpcsamp.campaign.point import Point, describe
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import plan_grid, share_samples

@@ -9,7 +9,8 @@ from typing import Any
 
 from hpcsamp.campaign.expressions import Expression, parse
 from hpcsamp.campaign.keys import defaults, is_key
-from hpcsamp.campaign.points import Campaign, Point, find
+from hpcsamp.campaign.point import Point, find
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.status import WORDS, PointStatus
 from hpcsamp.config import flatten
 from hpcsamp.errors import UsageError

@@ -171,8 +171,7 @@ def _stage(campaign: Campaign, name: str, needs: dict[str, Campaign]) -> Campaig
             "derived": {},
         }
     made = copy.copy(campaign)
-    for cached in ("points", "_on_disk"):
-        made.__dict__.pop(cached, None)
+    made.__dict__.pop("points", None)
     made.spec = campaign.spec.model_copy(update=own)
     made.folder = campaign.folder / "stages" / name
     made.needs, made.folders = needs, {}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from hpcsamp.campaign import causes, mending, products, space
-from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.point import Point
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.render import log_stem
 from hpcsamp.campaign.schedulers import Element, Seen, make
 from hpcsamp.campaign.store import CampaignState, JobRecord, Store, Submission

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hpcsamp.campaign import provenance, render, runnable, start
 from hpcsamp.campaign.mending import load, mend
-from hpcsamp.campaign.points import Campaign, Point
+from hpcsamp.campaign.point import Point
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.schedulers import Element, Limits, SchedulerError, make
 from hpcsamp.campaign.schedulers.base import check_limits
 from hpcsamp.campaign.selection import Selection

@@ -13,7 +13,9 @@ from typing import Any
 
 from hpcsamp import config
 from hpcsamp.campaign import mending
-from hpcsamp.campaign.points import Campaign, Point, find
+from hpcsamp.campaign.naming import Names
+from hpcsamp.campaign.point import Point, find
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.schedulers import make
 from hpcsamp.campaign.status import Survey
 from hpcsamp.campaign.store import Store
@@ -218,8 +220,9 @@ def _adopt_campaign(campaign: Campaign, other: Store, missing: Sequence[Point]) 
 
 def _adopt_run(campaign: Campaign, folder: Path, missing: Sequence[Point]) -> list[Point]:
     run = config.load(folder / "config.toml")
+    names = Names(campaign)
     for point in missing:
-        if campaign.suits(run, point):
+        if names.suits(run, point):
             store = Store(campaign.folder)
             with store.writing():
                 store.points.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcsamp.campaign import products, render, site
-from hpcsamp.campaign.points import Campaign, Point, find
+from hpcsamp.campaign.point import Point, find
+from hpcsamp.campaign.points import Campaign
 from hpcsamp.campaign.resources import Shape
 from hpcsamp.campaign.schedulers.base import clean
 from hpcsamp.campaign.status import Survey

@@ -232,7 +232,7 @@ def report(
 
         hpcsamp campaign report sweep.toml --metric accuracy --curves 3 --curves 7
     """
-    from hpcsamp.campaign.points import find
+    from hpcsamp.campaign.point import find
     from hpcsamp.report import sweep
 
     made = load(campaign, site)
