@@ -7,8 +7,10 @@ importing anything. One line in :mod:`hpcsamp.names` registers a class.
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hpcsamp.errors import UsageError
@@ -54,6 +56,23 @@ class Registry(Mapping[str, Any]):
     def place(self, name: str) -> str:
         """Return the import path ``package.module:Class`` of a registered name."""
         return self._places[name]
+
+    def writes(self, name: str, argument: str) -> bool:
+        """Whether the source of a registered class of this package names an argument.
+
+        Nothing is imported. An argument that is not found may still be accepted.
+        """
+        module, _, kind = self._places.get(name, "").partition(":")
+        package, *parts = module.split(".")
+        file = Path(__file__).parent.joinpath(*parts).with_suffix(".py")
+        if package != __package__ or not file.is_file():
+            return False
+        for node in ast.parse(file.read_bytes()).body:
+            if isinstance(node, ast.ClassDef) and node.name == kind:
+                made = [f for f in node.body if isinstance(f, ast.FunctionDef)]
+                given = [f.args for f in made if f.name == "__init__"]
+                return any(a.arg == argument for g in given for a in (*g.args, *g.kwonlyargs))
+        return False
 
     def add(self, name: str, place: str) -> None:
         """Register a class, as ``package.module:Class``, under a new name.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 
 import pytest
 
 from hpcsamp import config
-from hpcsamp.config import former
+from hpcsamp.config import checking, former
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import CRPS
 
@@ -237,3 +238,40 @@ def test_the_fold_of_mc_dropout_is_samples_per_pass_now():
         former.check(table, "run.toml")
     assert former.converted(table) == {"method": {"name": "mc_dropout", "rate": 0.1}}
     former.check({"method": {"name": "mine:Own", "fold": 4}}, "run.toml")  # an argument of its own
+
+
+def test_tables_checked_before_are_not_trusted_where_others_matter(monkeypatch):
+    """Each table of the last configuration of a kind was accepted in another one."""
+    tables = {
+        "data": [{"path": "d", "batch": b} for b in (1, 1.0, True)],
+        "task": [{"kind": "classification"}, {"kind": "regression"}, "regression"],
+        "training": [{"best": "accuracy"}, {"best": "rmse"}, {"best": "rmse", "min_delta": 0.5}],
+        "method": [
+            {"samples": 4, "samples_per_pass": 4},
+            {"samples": 2, "samples_per_pass": 4},
+            {"name": "mc_dropout", "fold": True},
+        ],
+        "loss": [{"name": "crps", **more} for more in ({"arguments": {}}, {}, {"exat": True})],
+    }
+    base = {"model": {"name": "vit", "heads": 2}, "seed": 3}
+    known, outcomes = config.Known(base), []
+    for chosen in itertools.product(*tables.values()):
+        table = {**base, **dict(zip(tables, chosen, strict=True))}
+        several = outcome(lambda table=table: config.check(table, known=known))
+        assert several == outcome(lambda table=table: config.check(table))
+        outcomes.append(several)
+    assert sum(isinstance(o, str) for o in outcomes) not in (0, len(outcomes))
+    assert any("is not a metric of task" in o for o in outcomes if isinstance(o, str))
+    # an equal table is not validated again, neither that of the base nor another one
+    used = []
+    monkeypatch.setattr(checking, "_check_spelling", lambda table, *_: used.append(table))
+    accepted = {**base, "data": {"path": "d"}, "task": {"kind": "regression"}}
+    config.check(accepted, known=known)
+    assert used == []
+
+
+def outcome(check):
+    try:
+        return check().model_dump()
+    except UsageError as e:
+        return str(e)

@@ -34,6 +34,7 @@ class Names:
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
         self._uids: dict[str, str] = {}
+        self._known: dict[int, tuple[Any, dict[str, Any]]] = {}
 
     def name(
         self,
@@ -52,20 +53,16 @@ class Names:
         values
             Its axes and derived names with their values.
         """
-        # Without defaults: a key that a later version adds must not rename every finished point.
-        table = flatten(run.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
-        path = table.pop("data.path", "")
-        facts = {k: v for k, v in table.items() if not is_neutral(k)}
-        facts |= {
-            k: v
-            for k, v in values.items()
-            if k.startswith("resources.") or (is_neutral(k) and is_key(k))
-        }
-        facts = {former.key_of_before(k): v for k, v in facts.items()}  # keeps names of old points
+        facts: dict[str, Any] = {}
+        for table in run.model_fields_set:
+            facts |= self._facts(run, table)
+        for key, value in values.items():
+            if key.startswith("resources.") or (is_neutral(key) and is_key(key)):
+                facts[former.key_of_before(key)] = value
         if run.augment.share == "rank" or not run.loss.exact:  # results depend on the grid
             facts["grid"] = [shape.ranks, shape.ranks_per_node, str(run.parallel.samples)]
             facts["grid"] += [run.parallel.model] * (run.parallel.model > 1)
-        facts["dataset"] = self._dataset(path)
+        facts["dataset"] = self._dataset(run.data.path)
         campaign = self.campaign
         facts |= {"after": campaign.after} if campaign.after else {}
         # Evaluations after training are not part of the name: for one more split, the point is
@@ -89,6 +86,26 @@ class Names:
     def suits(self, run: config.RunConfig, point: Point) -> bool:
         """Whether a run with this configuration gives the same results as a point."""
         return self.name(run, point.shape, point.values) == point.name
+
+    def _facts(self, run: config.RunConfig, table: str) -> dict[str, Any]:
+        """Return the values of a table that determine results, by keys as in old names of points.
+
+        Points share most of their tables as the same objects, each of which is converted once.
+        """
+        section = getattr(run, table)
+        known, facts = self._known.get(id(section), (None, {}))
+        if known is not section:
+            # Without defaults: a key that a later version adds must not rename finished points.
+            content = run.model_dump(
+                mode="json", include={table}, exclude_defaults=True, exclude_none=True
+            )
+            facts = {
+                former.key_of_before(key): value
+                for key, value in flatten(content).items()
+                if not is_neutral(key) and key != "data.path"
+            }
+            self._known[id(section)] = section, facts
+        return facts
 
     @cached_property
     def _on_disk(self) -> set[str]:

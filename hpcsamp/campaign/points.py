@@ -86,10 +86,10 @@ class Campaign:
             If the configuration refuses a value, or two points are the same.
         """
         found: dict[str, Point] = {}
-        names = Names(self)
+        names, known = Names(self), config.Known(self.base)
         number = 0
         for values in axes.of_search(self.spec, self.folder):
-            point = self._point(number + 1, values, names)
+            point = self._point(number + 1, values, names, known)
             if point is None:
                 continue
             number += 1
@@ -182,7 +182,9 @@ class Campaign:
 
     # Points -----------------------------------------------------------------------------------
 
-    def _point(self, number: int, values: dict[str, Any], names: Names) -> Point | None:
+    def _point(
+        self, number: int, values: dict[str, Any], names: Names, known_tables: config.Known
+    ) -> Point | None:
         settings = {k: v for k, v in values.items() if not k.startswith("resources.")}
         asked = {k: v for k, v in values.items() if k.startswith("resources.")}
         own: dict[str, Any] = dict(values)
@@ -195,12 +197,11 @@ class Campaign:
             if is_key(key):
                 settings[key] = value
                 _put(table, key, value)
-        where = f"{self.file}: point {number} ({describe(values)})"
         try:
-            run = config.check(table)
+            run = config.check(table, known=known_tables)
         except UsageError as e:
             text = str(e).removeprefix("configuration: ")
-            raise UsageError(f"{where}: {text}") from None
+            raise UsageError(f"{self._where(number, values)}: {text}") from None
         shape = self._shape(known, asked)
         known = known.new_child({f"resources.{k}": getattr(shape, k) for k in _SHAPE})
         if any(e.value(known) for e in self._exclude):
@@ -210,7 +211,7 @@ class Campaign:
             try:
                 check_sizes(shape.ranks, shape.ranks_per_node, parallel.samples, parallel.model)
             except UsageError as e:
-                raise UsageError(f"{where}: {e}") from None
+                raise UsageError(f"{self._where(number, values)}: {e}") from None
         return Point(
             number=number,
             name=names.name(run, shape, own),
@@ -222,6 +223,9 @@ class Campaign:
             sample_axis=parallel.samples,
             model_ranks=parallel.model,
         )
+
+    def _where(self, number: int, values: dict[str, Any]) -> str:
+        return f"{self.file}: point {number} ({describe(values)})"
 
     def _shape(self, known: Mapping[str, Any], asked: dict[str, Any]) -> resources.Shape:
         given = dict(self._resources)

@@ -3,18 +3,16 @@
 Unknown keys are errors with a suggestion.
 """
 
+from hpcsamp.config.checking import CLASSES, Known, check, name_key
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.former import converted
 from hpcsamp.config.kinds import refused
 from hpcsamp.config.messages import explain, known_keys
 from hpcsamp.config.reading import (
-    CLASSES,
     apply_overrides,
     apply_preset,
-    check,
     chosen_toml,
     load,
-    name_key,
     named_configs,
     parse_override,
     to_toml,
@@ -51,6 +49,7 @@ __all__ = [
     "AugmentSection",
     "DataSection",
     "EvaluationSection",
+    "Known",
     "LikelihoodSection",
     "LossSection",
     "MethodSection",

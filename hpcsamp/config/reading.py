@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
 
 from hpcsamp.config import former
-from hpcsamp.config.messages import explain
+from hpcsamp.config.checking import check
 from hpcsamp.config.schema import RunConfig
-from hpcsamp.config.tables import flatten, put
+from hpcsamp.config.tables import put
 from hpcsamp.config.toml import (
     exists,
     join_key,
@@ -25,30 +23,13 @@ from hpcsamp.config.toml import (
     read_toml,
     split_key,
     split_pair,
-    unwritable,
 )
 from hpcsamp.errors import UsageError
-from hpcsamp.names import LIKELIHOODS, LOSSES, METHODS, MODELS, TASKS
-from hpcsamp.registry import Registry
 from hpcsamp.spelling import shown, suggest
-
-#: Tables whose additional keys are arguments of a class, with the registry of these classes.
-CLASSES = {
-    "task": TASKS,
-    "model": MODELS,
-    "method": METHODS,
-    "loss": LOSSES,
-    "likelihood": LIKELIHOODS,
-}
 
 _LIST = re.compile(r"\[\n(?:    [^\n\[\]{}]*,\n)+\]")
 """A list of numbers or strings as tomli_w writes it, with an entry in each line."""
 _ENTRY = re.compile(r"^    (.*),$", re.MULTILINE)
-
-
-def name_key(table: str) -> str:
-    """Return the key that names the class in a table of :data:`CLASSES`."""
-    return "kind" if table == "task" else "name"
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -94,63 +75,6 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             raise UsageError(f"--set {shown(text)}: {e}") from None
     former.check_overrides(overrides, result)
     return result
-
-
-def check(table: Mapping[str, Any], source: str = "configuration") -> RunConfig:
-    """Check a configuration table and return the configuration.
-
-    Raises
-    ------
-    UsageError
-        If a key or value is wrong; the message names all of them, with suggestions.
-    """
-    former.check(table, source)
-    for key, value in flatten(table).items():
-        reason = unwritable(value) if value is not None else ""
-        if reason:
-            raise UsageError(f"{source}: {key} = {shown(value)}: {reason}")
-    try:
-        config = RunConfig.model_validate(dict(table))
-    except ValidationError as e:
-        raise UsageError(f"{source}: {explain(e)}") from None
-    for name, registry in CLASSES.items():
-        _check_spelling(name, getattr(config, name), registry, source)
-    best, kind = config.training.best, config.task.kind
-    if best != "nll" and kind is not None:  # importing a task takes seconds
-        known = TASKS.find(kind).best
-        if "/" not in best and best not in known:  # TARGET/metric: by the run
-            raise UsageError(
-                f'{source}: training.best = "{best}" is not a metric of task = "{kind}"; choose '
-                f"one of {', '.join(known)}{suggest(best, known)}"
-            )
-    if config.training.min_delta and config.training.patience is None:
-        raise UsageError(
-            f"{source}: training.min_delta = {config.training.min_delta} has no effect without "
-            f"training.patience: set training.patience as well, or leave training.min_delta out"
-        )
-    return config
-
-
-def _check_spelling(table: str, section: Any, registry: Registry, source: str) -> None:
-    """Refuse a misspelt key of the schema that is not an argument of the class.
-
-    Other arguments are checked when the class is instantiated, because importing it here would take
-    seconds.
-    """
-    for key in section.model_extra:
-        near = suggest(key, type(section).model_fields)
-        name = getattr(section, name_key(table))
-        if near and name and not _takes(registry.find(name), key):
-            raise UsageError(f"{source}: unknown key '{table}.{key}'{near}")
-
-
-def _takes(kind: Any, key: str) -> bool:
-    """Whether a class, or its configuration class, may accept an argument of this name."""
-    known = inspect.signature(kind).parameters
-    if key in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        return True
-    config_class = getattr(kind, "config_class", None)  # networks of the package transformers
-    return inspect.isclass(config_class) and _takes(config_class, key)
 
 
 def named_configs() -> list[str]:
