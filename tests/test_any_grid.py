@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from field_sets import fields
 from test_sgld import SETS as SGLD
 from test_swag import SETS as SWAG
 from test_training import assert_same, losses
@@ -53,6 +54,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "alpha": ("loss.name=alpha_divergence", "loss.memory=recompute", "data.reader=memory"),
     "noise": (*VALUES, "optimizer.sharded=weights"),
     "noise_of_members": (*VALUES, *ENSEMBLE, "loss.name=predictive_nll", "loss.memory=recompute"),
+    "rollout": (
+        "task=regression", "data.path={fields}", "training.rollout=[[1, 1], [3, 1]]",
+        "loss.name=crps",
+    ),
     "monte_carlo": ("loss.kl=monte_carlo", "optimizer.name=SGD", "optimizer.momentum=0.9"),
 }  # fmt: skip
 
@@ -97,13 +102,14 @@ def source() -> ArraySource:
 def train(commands, small, tmp_path_factory) -> Train:
     """``train(folder, ranks, *settings)``: all runs in one job, those that are there go on."""
     root = tmp_path_factory.mktemp("grids")
-    values = root / "values"
-    build(source(), values)
+    sets = {name: root / name for name in ("values", "fields")}
+    build(source(), sets["values"])
+    build(fields({"train": 1257, "valid": 180, "test": 360}), sets["fields"])
 
     def run(folder: str, ranks: int, *settings: str) -> Path:
         lines = [
             ["train", small, "--output", root / folder / name, "--resume"]
-            + [f"--set={s.format(values=values)}" for s in (*RUNS[name], *settings)]
+            + [f"--set={s.format(**sets)}" for s in (*RUNS[name], *settings)]
             for name in SOME.get(folder, RUNS)
         ]
         done = commands(ranks, *lines, timeout=240)

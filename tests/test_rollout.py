@@ -12,10 +12,10 @@ import xarray as xr
 import hpcsamp as hs
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.fields import features
-from hpcsamp.prediction.rollout.clock import parse_times
 from hpcsamp.report.records import MissingMaterialError, read_run
 from hpcsamp.report.scorecard.figures import forecast_maps
 from hpcsamp.report.scorecard.scores import read_forecast
+from hpcsamp.run.rollout.clock import parse_times
 
 TRAIN = ["--preset", "tiny", "--data", "synthetic", "-q"]
 SETTINGS = ["training.precision=float64", "training.steps=2", "data.synthetic.items=40"]

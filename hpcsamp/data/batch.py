@@ -47,6 +47,9 @@ class Batch:
         of a loss.
     true
         Bool of shape ``(B,)``: False for padding.
+    leads
+        ``(B, k)`` weight of each lead time of each item, if targets are ``(B, k, ...)``: the states
+        after ``1 .. k`` steps. None if items have one target.
     """
 
     x: Any
@@ -56,6 +59,7 @@ class Batch:
     count: int
     mask: Any = None
     true: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+    leads: torch.Tensor | None = None
 
     @property
     def device(self) -> torch.device:

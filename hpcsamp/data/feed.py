@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.following import Follows, read_for
 from hpcsamp.data.group import ReadingGroup
 from hpcsamp.data.integrity import Checker
 from hpcsamp.data.order import Order
@@ -48,7 +49,7 @@ class Feed:
         The order of the items, which defines the items of each step.
     reading
         Name of the reader, as returned by :func:`~hpcsamp.data.readers.choose_reader`.
-    verify, slots
+    verify, slots, follows
         See :class:`~hpcsamp.data.Loader`.
 
     Raises
@@ -67,10 +68,14 @@ class Feed:
         reading: ReaderName,
         verify: Verify,
         slots: int,
+        follows: Follows,
     ) -> None:
         self.dataset, self.topology, self.order = dataset, topology, order
+        self._follows = follows
         self._tables = [ChunkTable(dataset, n, parts.stored[n]) for n in of.names]
-        self._items = order.batch // topology.data_size
+        # items of each array: those of the batch, or several for each of them
+        each = order.batch // topology.data_size
+        self._items = {n: each * follows[n].shape[1] if n in follows else each for n in of.names}
         self._group = ReadingGroup(topology, of.comm(topology), of.color(topology))
         self._reader: Reader = make_reader(reading, dataset, self._group)
         self._ring = self._make_ring(slots)
@@ -89,7 +94,7 @@ class Feed:
 
     def _make_ring(self, slots: int) -> Ring:
         group = self._group
-        sizes = [-(-self._items * t.item_bytes // 64) * 64 for t in self._tables]
+        sizes = [-(-self._items[t.array] * t.item_bytes // 64) * 64 for t in self._tables]
         self._begins = np.cumsum([0, *sizes[:-1]]).tolist()
         shared = group.ring_comm.Get_size() > 1
         leads = shared and group.ring_comm.Get_rank() == 0
@@ -122,20 +127,24 @@ class Feed:
     def _fill(self, epoch: int, step: int, slot: np.ndarray) -> None:
         """Read this rank's part of a batch into a slot, and verify chunks on their first read."""
         group, d = self._group, self.topology
-        items = self.order.step(epoch, step).part(d.data_rank, d.data_size).items
+        own = self.order.step(epoch, step).part(d.data_rank, d.data_size).items
         views = self._views(slot)
-        parts = [part_of(t, len(items), group.size, group.position) for t in self._tables]
-        for table, part, out in zip(self._tables, parts, views, strict=True):
+        items = [read_for(own, self._follows.get(t.array)) for t in self._tables]
+        parts = [
+            part_of(t, len(of), group.size, group.position)
+            for t, of in zip(self._tables, items, strict=True)
+        ]
+        for table, of, part, out in zip(self._tables, items, parts, views, strict=True):
             if table.item_bytes:  # otherwise the part of these ranks is empty
-                self._reader.fetch(table, items, part, out)
-        for checker, part, out in zip(self._checkers, parts, views, strict=False):
+                self._reader.fetch(table, of, part, out)
+        for checker, of, part, out in zip(self._checkers, items, parts, views, strict=False):
             if checker.table.item_bytes:
-                checker.check(items, part, out)
+                checker.check(of, part, out)
 
     def _views(self, slot: np.ndarray) -> list[np.ndarray]:
         """The arrays in a slot, as bytes."""
         return [
-            slot[begin : begin + self._items * table.item_bytes]
+            slot[begin : begin + self._items[table.array] * table.item_bytes]
             for begin, table in zip(self._begins, self._tables, strict=True)
         ]
 
@@ -144,9 +153,9 @@ class Feed:
         for table, out in zip(self._tables, self._views(slot), strict=True):
             if not table.item_bytes:
                 continue
-            group = self._group
-            parts = [part_of(table, self._items, group.size, i) for i in group.firsts[:-1]]
-            cuts = [*(part.start for part in parts), self._items * table.rows]
+            group, count = self._group, self._items[table.array]
+            parts = [part_of(table, count, group.size, i) for i in group.firsts[:-1]]
+            cuts = [*(part.start for part in parts), count * table.rows]
             group.exchange(out, cuts, table.row_bytes)
 
     # Called by the loader ------------------------------------------------------------------------
@@ -174,7 +183,7 @@ class Feed:
         for _ in range(start, stop):
             slot = self._prefetcher.take(job)
             yield {
-                table.array: raw.view(table.spec.dtype).reshape(self._items, *table.shape)
+                table.array: raw.view(table.spec.dtype).reshape(-1, *table.shape)
                 for raw, table in zip(self._views(slot), self._tables, strict=True)
             }
             self._prefetcher.release()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp.data.dataset import Dataset
+from hpcsamp.data.following import Follows, read_for
 from hpcsamp.data.parts import ReadBoxes
 from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.grid import together
@@ -37,6 +38,8 @@ class SplitInMemory:
     parts
         The parts of every item that this rank needs. Memory holds whole items, since the ranks of
         a node share it.
+    follows
+        See :class:`~hpcsamp.data.Loader`.
 
     Raises
     ------
@@ -45,9 +48,14 @@ class SplitInMemory:
     """
 
     def __init__(
-        self, dataset: Dataset, names: Iterable[str], topology: Topology, parts: ReadBoxes
+        self,
+        dataset: Dataset,
+        names: Iterable[str],
+        topology: Topology,
+        parts: ReadBoxes,
+        follows: Follows,
     ) -> None:
-        self._parts = parts
+        self._parts, self._follows = parts, follows
         world, node = topology.world, topology.node_comm
         MPI = library(world)  # noqa: N806
         specs = {name: dataset.manifest.arrays[name] for name in names}
@@ -92,7 +100,8 @@ class SplitInMemory:
         """Copy this rank's part of some items of each array."""
         copies = {}
         for name, values in self._arrays.items():
-            at: tuple[Any, ...] = (items, *self._parts.slices(name))
+            read = read_for(items, self._follows.get(name))
+            at: tuple[Any, ...] = (read, *self._parts.slices(name))
             copies[name] = values[at]
         return copies
 

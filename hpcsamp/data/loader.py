@@ -14,6 +14,7 @@ import torch
 from hpcsamp.data.batch import Batch, Converter
 from hpcsamp.data.dataset import Dataset
 from hpcsamp.data.feed import Feed
+from hpcsamp.data.following import Follows
 from hpcsamp.data.held import SplitInMemory
 from hpcsamp.data.order import GlobalBatch, Order, Tail, check_batch
 from hpcsamp.data.parts import Given, SharedArrays, parts_of, sharing
@@ -70,6 +71,9 @@ class Loader:
         targets. A box is an object with ``shape`` and ``box``, or a sequence with ``(start,
         stop)``, a slice or ``None`` for each axis of an item. Arrays without a box are read whole.
         Boxes may overlap or be empty.
+    follows
+        By array: the positions ``(N, m)`` of the ``m`` items that are read for each item of the
+        split, instead of the item itself. Batches hold ``(B * m, ...)`` of such an array.
 
     Attributes
     ----------
@@ -102,7 +106,9 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         slots: int = 3,
         part: Given | None = None,
+        follows: Follows | None = None,
     ):
+        follows = follows or {}
         self.topology, self.batch = topology, batch
         kind: Shuffle = shuffle if isinstance(shuffle, str) else "global" if shuffle else "none"
         with together(topology.world):
@@ -117,7 +123,7 @@ class Loader:
         with together(topology.world):
             shared, reads_more = sharing(self.parts, opened, topology)
         held = [n for n in opened.manifest.arrays if reading == "memory" or opened.small(n)]
-        self._held = SplitInMemory(opened, held, topology, self.parts)
+        self._held = SplitInMemory(opened, held, topology, self.parts, follows)
         self._feeds: list[Feed] = []
         for of in shared:
             fed = SharedArrays([n for n in of.names if n not in held], of.classes)
@@ -125,7 +131,7 @@ class Loader:
                 # two threads in collective calls of HDF5, which has one lock, would deadlock
                 way = choose_reader(opened, "auto") if self._feeds else reading
                 self._feeds.append(
-                    Feed(opened, self.parts, fed, topology, self.order, way, verify, slots)
+                    Feed(opened, self.parts, fed, topology, self.order, way, verify, slots, follows)
                 )
         self._alike = topology.data_size == 1 and all(set(of.classes) == {0} for of in shared)
         self._next_epoch = 0

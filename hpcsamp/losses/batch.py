@@ -59,6 +59,12 @@ class Step:
         masks = self.mask.named if isinstance(self.mask, Inputs) else {}
         return replace(self, target=self.targets[name], mask=masks.get(name), method=None)
 
+    def by_lead(self, leads: Tensor) -> Step:
+        """Return a step whose items are the lead times of the items, with ``(B, k)`` weights."""
+        each = leads if self.weight is None else leads * self.weight[:, None]
+        mask = None if self.mask is None else self.mask.flatten(0, 1)
+        return replace(self, target=self.target.flatten(0, 1), weight=each.flatten(), mask=mask)
+
     def mean(self, each: Tensor) -> Tensor:
         """Return the mean over items: a scalar from shape ``(B,)``, ``(s,)`` from ``(s, B)``."""
         return (each if self.weight is None else each * self.weight).sum(-1) / self.count

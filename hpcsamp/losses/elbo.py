@@ -144,6 +144,7 @@ class ELBO:
         mask: Tensor | Mapping[str, Tensor] | None = None,
         index: Tensor | None = None,
         undo: Callable[..., Tensor] | None = None,
+        leads: Tensor | None = None,
         whole: bool = True,
     ) -> Tensor:
         """Return the loss of a batch; call ``.backward()`` on the result.
@@ -177,6 +178,10 @@ class ELBO:
             ``undo(outputs, samples=...)`` maps outputs ``(k, B, ...)`` of some samples back to the
             frame of the targets, if the inputs were transformed. For batches that are evaluated in
             parts it also receives ``items=``, a slice of the batch.
+        leads
+            ``(B, k)`` weight of each of ``k`` lead times of each item. Outputs and targets are then
+            ``(B, k, ...)``, and the loss of an item is the sum of the losses of its lead times with
+            these weights.
         whole
             Whether the ranks of the group add up their values. False skips that exchange, for
             callers that combine the values themselves, and the comparison of the ranks' batches.
@@ -206,6 +211,8 @@ class ELBO:
         count = y.shape[0] if count is None else count
         mask = inputs_of(mask) if isinstance(mask, Mapping) else mask
         items = Step(y, weight, mask, count, self.items, c, method)
+        if leads is not None:
+            items = items.by_lead(leads)
         own_samples = share(samples, c.sample_size, c.sample_rank)
         if learns:  # before there are gradients: this takes as much memory as they do
             first = slice(-(-y.shape[0] // self.accumulate))
@@ -241,6 +248,7 @@ class ELBO:
         data = LossEvaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
             samples, step, ratio, self.accumulate, self.graphs,
+            leads=1 if leads is None else leads.shape[1],
         ).value(self.memory)  # fmt: skip
         # After the data term: the backward pass begins with the term that was evaluated last, so
         # the gradient of a layer is complete when the data term has passed through the layer.

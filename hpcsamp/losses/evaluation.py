@@ -59,6 +59,9 @@ class LossEvaluation:
         Number of parts that the batch is split into.
     graphs
         Replays the evaluation from CUDA graphs; None: it is not captured.
+    leads
+        Number of lead times of an item. Outputs are ``(s, B, leads, ...)`` if there are several;
+        for losses each lead time is an item of its own.
     """
 
     loss: DataLoss
@@ -76,6 +79,7 @@ class LossEvaluation:
     ratio: Tensor | None
     accumulate: int = 1
     graphs: Graphs | None = None
+    leads: int = 1
 
     def value(self, memory: Memory) -> Tensor:
         """Return a scalar that supports ``backward()``."""
@@ -83,7 +87,7 @@ class LossEvaluation:
             return self._value(memory)
 
     def _value(self, memory: Memory) -> Tensor:
-        if self.accumulate > 1 and torch.is_grad_enabled():
+        if (self.accumulate > 1 or self.leads > 1) and torch.is_grad_enabled():
             self._check_parts()
         shares = self.method.shared_out
         small = self.graphs is None and self._is_small(memory)
@@ -122,26 +126,29 @@ class LossEvaluation:
             self.x, self.own_samples, self.step, stacked=self.stacked, index=self.index
         )
         if self.method.state.whole:
+            what = f"accumulate = {self.accumulate} splits a batch into parts"
+            key = "data.accumulate"
+            if self.leads > 1:
+                what, key = f"a rollout has {self.leads} passes in a step", "training.rollout"
             raise UsageError(
-                f"accumulate = {self.accumulate} splits a batch into parts, but the network "
-                f"normalises over the whole batch, or keeps a running mean of it: leave "
-                f'data.accumulate at 1, or set model.batch_norm = "frozen" or "group"'
+                f"{what}, but the network normalises over the whole batch, or keeps a running mean "
+                f'of it: leave {key} at 1, or set model.batch_norm = "frozen" or "group"'
             )
 
     def _parts(self) -> list[LossEvaluation]:
         """Return an evaluation of each part of the batch, with the divisor of the whole batch."""
         if self.accumulate == 1:
             return [self]
-        items = len(self.items.target)
+        items = len(self.items.target) // self.leads
         count = min(self.accumulate, items)
         return [self._of(share(items, count, part)) for part in range(count)]
 
     def _of(self, items: range) -> LossEvaluation:
         part, step = slice(items.start, items.stop), self.items
-        mask = step.mask
+        mask, rows = step.mask, slice(items.start * self.leads, items.stop * self.leads)
 
         def cut(known: Tensor) -> Tensor:
-            return known if len(known) == 1 else known[part]
+            return known if len(known) == 1 else known[rows]
 
         known = torch.arange(items.start, items.stop, device=step.target.device)
         return replace(
@@ -151,8 +158,8 @@ class LossEvaluation:
             undo=None if self.undo is None else partial(self.undo, items=part),
             items=replace(
                 step,
-                target=step.target[part],
-                weight=None if step.weight is None else step.weight[part],
+                target=step.target[rows],
+                weight=None if step.weight is None else step.weight[rows],
                 mask=mask.map(cut)
                 if isinstance(mask, Inputs)
                 else mask
@@ -172,6 +179,8 @@ class LossEvaluation:
             )
         if self.method.spread is not None and not self.loss.takes_parts:
             outputs = self.collectives.gather_over_model(outputs, self.method.spread.outputs)
+        if self.leads > 1:
+            outputs = outputs.flatten(1, 2)
         return outputs if self.undo is None else self.undo(outputs, samples=samples)
 
     def _part(self, outputs: Tensor, ratio: Tensor | None) -> Tensor:

@@ -118,15 +118,16 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     together = mine if memory == "keep" else len(first)
     part = -(-batch // config.data.accumulate)
     found = _pass(run, part, rough)
+    leads = config.training.longest_rollout  # a pass keeps the activations of all its steps
     state = item * _state_numbers(run)
     sharded = bool(config.optimizer.sharded)
     shares = grid.sample_size if config.optimizer.sharded == "weights" else 1
     of = f", 1/{shares}" * (shares > 1)
     views = mine if stacked else 1
     x = round(shapes.batch_bytes(item) * parted.inputs)
-    y = round(shapes.target_values * item * parted.targets)
-    stored = round(parted.stored(shapes))
-    outputs = OUTPUT_COPIES * round(run.outputs * parted.outputs) * batch * item
+    y = round(shapes.target_values * item * parted.targets) * leads
+    stored = round(parted.stored(shapes)) + y * (leads - 1) // leads
+    outputs = OUTPUT_COPIES * round(run.outputs * parted.outputs) * batch * item * leads
     parts = [
         Part("Python, torch, MPI", PROCESS, "fewer ranks per node"),
         Part(("means and log standard deviations" if drawn else "parameters") + of,
@@ -165,7 +166,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
             "a forward and backward pass"
             + f", {together} samples at once" * (together > 1)
             + f" (unknown: {found.unknown})" * bool(found.unknown),
-            found.bytes * together,
+            found.bytes * together * leads,
             _pass_knob(run, memory, together, part),
         ),
         Part(

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from hpcsamp.data import Batch, Dataset, Loader
 from hpcsamp.data.augment import Augmentation, image_of
+from hpcsamp.data.following import Follows
 from hpcsamp.data.parts import Given, parts_of
 from hpcsamp.grid import Topology, together
 from hpcsamp.run.assemble import Run
+from hpcsamp.training.rollout import TrainingRollout
 from hpcsamp.watchdog import here
 from hpcsamp.weights import inputs_of
 
@@ -34,6 +36,8 @@ class TrainingFeed:
     ----------
     steps_per_epoch
         Number of batches per epoch.
+    rollout
+        The rollout of the run; None if it has one step.
     """
 
     def __init__(self, run: Run, dataset: Dataset, topology: Topology) -> None:
@@ -46,7 +50,9 @@ class TrainingFeed:
                 c.augment, dataset, topology, seed=c.seed, parts=parts
             )
             self._augmented = image_of(c.augment, dataset) if c.augment.active else None
-        self._loader = Loader(
+            self.rollout = TrainingRollout.of(run, dataset, topology)
+        self._open = partial(
+            Loader,
             dataset,
             topology,
             batch=c.data.batch,
@@ -58,17 +64,28 @@ class TrainingFeed:
             dtype=run.dtype,
             part=part,
         )
+        self._steps = 1 if self.rollout is None else self.rollout.steps(0)
+        self._loader = self._open(follows=self._follows)
         self.steps_per_epoch = self._loader.steps_per_epoch
+
+    @property
+    def _follows(self) -> Follows | None:
+        return None if self.rollout is None else self.rollout.read(self._steps)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, beginning with step ``start``."""
+        steps = 1 if self.rollout is None else self.rollout.steps(epoch)
+        if steps != self._steps:  # other rows are read for each item
+            self._loader.close()
+            self._steps = steps
+            self._loader = self._open(follows=self._follows)
         read = self._loader.epoch(epoch, start)
         while True:
             with here.part("feed"):
                 batch = next(read, None)
             if batch is None:
                 return
-            yield batch
+            yield batch if self.rollout is None else self.rollout.batch(batch, steps)
 
     def augmented(self, epoch: int, batch: Batch) -> tuple[Tensor, bool, Any]:
         """Return inputs, whether they have a sample axis, and the map of outputs to targets."""

@@ -299,6 +299,7 @@ class Trainer:
             mask=batch.mask,
             index=index,
             undo=undo,
+            leads=batch.leads,
             whole=False,
         )
         with here.part("agreement"):

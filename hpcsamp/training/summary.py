@@ -35,6 +35,8 @@ def opening(trainer: Trainer) -> list[str]:
         lines.append(trainer.assembled.axis.describe(trainer.topology.device.type))
     if c.loss.temperature != 1:
         lines.append(f"temperature {c.loss.temperature}: not the Bayesian posterior")
+    if trainer.feed.rollout is not None:
+        lines.append(trainer.feed.rollout.describe())
     lines.append(
         f"{counted(trainer.dataset.count, 'item')}, batch {c.data.batch}, "
         f"{counted(trainer.steps_per_epoch, 'step')} per epoch, "

@@ -99,12 +99,16 @@ class Caller:
         unchanged.
     time
         Number of the last call, from a counter that all callers share.
+    rolling
+        Evaluates inputs of several applications of the module (:mod:`.rolling`); None if there are
+        none.
     """
 
     def __init__(self, module: nn.Module, plain: Callable[[Tensor], Tensor] | None = None) -> None:
         self.module = module
         self.outputs: Outputs | None = None
         self.time = -1
+        self.rolling: Callable[[Callable[[Any], Tensor], Inputs], Tensor] | None = None
         self._plain = plain
         self._by_name: dict[tuple[str, ...], bool] = {}
 
@@ -116,6 +120,11 @@ class Caller:
         UsageError
             If the module takes other inputs, or returns no tensor with the items as first axis.
         """
+        if self.rolling is not None and isinstance(x, Inputs):
+            return self.rolling(self._once, x)
+        return self._once(x)
+
+    def _once(self, x: Any) -> Tensor:
         y: Any = self.returned(x)
         if not is_tensor_like(y):
             # an exported network takes any number of items, so they must not be counted

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.section import MOST, NOTHING, RESULTS, Section
@@ -22,6 +24,16 @@ class TrainingSection(Section):
         description="stop after this many steps if the last epoch has not ended before; the "
         "learning rate schedule is that of the whole run, which --resume can continue",
         json_schema_extra=RESULTS,
+    )
+    rollout: int | list[tuple[int, int]] = Field(
+        1,
+        description="number of steps k for which the network is applied to its own outputs in "
+        "training, or a curriculum of pairs [k, epochs], such as [[1, 10], [4, 5]]",
+    )
+    lead_weights: list[float] = Field(
+        default_factory=list,
+        description="weights of the losses at the lead times of a rollout, divided by their sum; "
+        "empty: the same for all",
     )
     precision: Precision = Field(
         "float32", description="bfloat16: autocast, parameters stay float32"
@@ -126,6 +138,47 @@ class TrainingSection(Section):
         "takes longer)",
         json_schema_extra=NOTHING,
     )
+
+    @field_validator("rollout")
+    @classmethod
+    def _of_steps(cls, value: int | list[tuple[int, int]], info: ValidationInfo) -> Any:
+        phases = [(value, 1)] if isinstance(value, int) else value
+        reason = ""
+        if not phases or min(n for phase in phases for n in phase) < 1:
+            reason = "steps and epochs must be at least 1, e.g. 4 or [[1, 10], [4, 5]]"
+        elif not isinstance(value, int) and "epochs" in info.data:
+            epochs, given = info.data["epochs"], sum(n for _, n in value)
+            if given != epochs:
+                reason = f"the curriculum has {given} epochs, but training.epochs = {epochs}"
+        if reason:
+            raise PydanticCustomError("rollout", "{reason}", {"reason": reason})
+        return value
+
+    @field_validator("lead_weights")
+    @classmethod
+    def _for_all_leads(cls, value: list[float], info: ValidationInfo) -> list[float]:
+        rollout = info.data.get("rollout", 1)
+        steps = {rollout} if isinstance(rollout, int) else {k for k, _ in rollout}
+        reason = ""
+        if value and (len(value) < max(steps) or min(value) < 0):
+            reason = f"a weight of at least 0 for each of {max(steps)} lead times is needed"
+        elif value and not all(sum(value[:k]) > 0 for k in steps):
+            reason = f"the weights of the first {min(steps)} lead times are all 0"
+        if reason:
+            raise PydanticCustomError("weights", "{reason}", {"reason": reason})
+        return value
+
+    def rollout_at(self, epoch: int) -> int:
+        """Number of steps of the rollout in an epoch, counted from 0."""
+        if isinstance(self.rollout, int):
+            return self.rollout
+        ends = itertools.accumulate(epochs for _, epochs in self.rollout)
+        return next(k for (k, _), end in zip(self.rollout, ends, strict=True) if epoch < end)
+
+    @property
+    def longest_rollout(self) -> int:
+        """Largest number of steps of a rollout."""
+        return self.rollout if isinstance(self.rollout, int) else max(k for k, _ in self.rollout)
 
     @field_validator("time_limit")
     @classmethod

@@ -18,12 +18,12 @@ from hpcsamp.prediction.evaluator import Evaluator
 from hpcsamp.prediction.file_attributes import attributes, precision
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.predict import alone
-from hpcsamp.prediction.rollout.clock import clock_of
 from hpcsamp.prediction.rollout.layout import forecast_layout
 from hpcsamp.prediction.rollout.march import March
 from hpcsamp.prediction.rollout.reading import read_items
 from hpcsamp.prediction.rollout.scoring import Scoring
 from hpcsamp.prediction.rollout.stores import Store, check_out, open_store
+from hpcsamp.run.rollout.clock import clock_of
 
 KEPT = "forecasts"
 """Folder of the scores within the folder of a run."""

@@ -15,12 +15,12 @@ from hpcsamp.prediction.file_attributes import attributes, precision
 from hpcsamp.prediction.given import Given, given
 from hpcsamp.prediction.in_memory import Predicted, batches_of_given, view_of
 from hpcsamp.prediction.posterior import Posterior
-from hpcsamp.prediction.rollout.clock import Clock, clock_of
 from hpcsamp.prediction.rollout.forecast import check_steps, march_of, write_all
 from hpcsamp.prediction.rollout.layout import FORECAST, forecast_layout
 from hpcsamp.prediction.rollout.march import March
 from hpcsamp.prediction.rollout.stores import Memory
 from hpcsamp.prediction.statistics import estimate
+from hpcsamp.run.rollout.clock import Clock, clock_of
 
 if TYPE_CHECKING:
     import xarray as xr

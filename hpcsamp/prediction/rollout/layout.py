@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcsamp.prediction.rollout.channels import Channels
-from hpcsamp.prediction.rollout.clock import Clock
+from hpcsamp.run.rollout.channels import Channels
+from hpcsamp.run.rollout.clock import Clock
 from hpcsamp.tasks.layout import ITEM, FileLayout, FileVariable
 from hpcsamp.tasks.units import Units
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.prediction.posterior import Posterior
-from hpcsamp.prediction.rollout.channels import Channels, Scale, channels_of
-from hpcsamp.prediction.rollout.clock import Clock
+from hpcsamp.run.rollout.channels import Channels, Scale, channels_of
+from hpcsamp.run.rollout.clock import Clock
 from hpcsamp.streams import Purpose, key
 from hpcsamp.streams.places import place_keys, place_normals
 from hpcsamp.tasks import View

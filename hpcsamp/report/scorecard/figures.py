@@ -143,7 +143,7 @@ def forecast_maps(of: Forecast, item: int, lead: int | None) -> Figure:
         If the forecast or the dataset is no longer there, or the state is not observed.
     """
     from hpcsamp.data import Dataset
-    from hpcsamp.prediction.rollout.clock import clock_of
+    from hpcsamp.run.rollout.clock import clock_of
     from hpcsamp.tasks.coordinates import read_coordinates
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpcsamp.weights.routing import (
+    again,
     attention,
     dropout,
     embedding,
@@ -17,6 +18,7 @@ from hpcsamp.weights.routing.now import Route
 
 #: Routes that are needed whether samples are looped, vmapped or folded.
 ROUTES: dict[Any, Route] = {
+    **again.ROUTES,
     **attention.ROUTES,
     **dropout.ROUTES,
     **embedding.ROUTES,

@@ -49,8 +49,13 @@ class Channels:
         return np.stack([features(latitude, longitude, t) for t in times])
 
 
-def channels_of(trained: Trained) -> Channels:
+def channels_of(trained: Trained, asked: str = "--rollout") -> Channels:
     """Match the output variables of a run with its input channels.
+
+    Parameters
+    ----------
+    asked
+        The option or key that asks for a rollout, for messages.
 
     Raises
     ------
@@ -58,24 +63,24 @@ def channels_of(trained: Trained) -> Channels:
         If the outputs are not among the variables of the input, or are on another grid.
     """
     if set(trained.manifest.kinds) != {"x"} or set(trained.manifest.targets_by_name) != {"y"}:
-        raise UsageError("--rollout needs a run with one input and one target, both of them fields")
+        raise UsageError(f"{asked} needs one input and one target, both of them fields")
     inputs, outputs = trained.axes["x"], trained.axes["y"]
     if not inputs or not outputs or not inputs[0].named or not outputs[0].named:
         raise UsageError(
-            "--rollout needs names of the input and output channels, which the dataset of this run "
-            "does not have: its outputs cannot be matched with its inputs"
+            f"{asked} needs names of the input and output channels, which the dataset of this run "
+            f"does not have: its outputs cannot be matched with its inputs"
         )
     names, variables = _names(inputs[0]), _names(outputs[0])
     lacking = [name for name in variables if name not in names]
     if lacking:
         raise UsageError(
-            f"--rollout: the output {lacking[0]!r} is not a variable of the input ({len(lacking)} "
+            f"{asked}: the output {lacking[0]!r} is not a variable of the input ({len(lacking)} "
             f"of {len(variables)} outputs are not), so the next step has no input"
         )
     shapes = [tuple(len(a.values) for a in axes[1:]) for axes in (inputs, outputs)]
     if shapes[0] != shapes[1]:
         raise UsageError(
-            f"--rollout: the input is on {shapes[0]} points, the output on {shapes[1]}; they must "
+            f"{asked}: the input is on {shapes[0]} points, the output on {shapes[1]}; they must "
             f"be the same"
         )
     at = {name: i for i, name in enumerate(names)}
