@@ -26,6 +26,7 @@ ROOMS = ("methods", "losses", "models", "layers", "data", "collectives", "grid")
 #: What else a user's code derives from or calls.
 PLACES = (
     "hpcsamp.prediction.load.LoadedPosterior",
+    "hpcsamp.prediction.mixture.LoadedMixture",
     "hpcsamp.training.callbacks.Callback",
     "hpcsamp.tasks.Task",
     "hpcsamp.ingest.build",

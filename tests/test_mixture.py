@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
 import hpcsamp as hs
 from hpcsamp.cli.evaluate import evaluate
+from hpcsamp.cli.predict import _runs_and_table
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
+from hpcsamp.weights.calling import Outputs
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,7 @@ def runs(small, commands, tmp_path_factory):
         ["train", small, "--output", folder / "b", *common, *other],
         ["train", small, "--output", folder / "c", *common, *more],
         ["evaluate", folder / "a", folder / "b", "--json", folder / "one.json"],
+        ["predict", folder / "a", folder / "b", "--out", folder / "one.h5", "--keep-samples"],
         timeout=120,
     )
     assert done.code == 0, done.err
@@ -48,15 +53,72 @@ def test_a_mixture_is_the_mean_of_the_predictives(runs, digits):
 
 def test_a_mixture_does_not_depend_on_the_grid(runs, commands, refusals):
     one = json.loads((runs / "one.json").read_text())
-    done = commands(3, ["evaluate", runs / "a", runs / "b", "--json", runs / "three.json"])
+    done = commands(
+        3,
+        ["evaluate", runs / "a", runs / "b", "--json", runs / "three.json"],
+        ["predict", runs / "a", runs / "b", "--out", runs / "three.h5", "--keep-samples"],
+    )
     assert done.code == 0, done.err
     three = json.loads((runs / "three.json").read_text())
     assert three["metrics"] == pytest.approx(one["metrics"], rel=1e-10)
-    [samples] = refusals(2, ["evaluate", runs / "a", runs / "c"])
-    assert samples.code == 2
-    assert "different numbers of samples (see --samples): 6 and 5" in samples.err
+    with h5py.File(runs / "one.h5") as f, h5py.File(runs / "three.h5") as g:
+        assert f.keys() == g.keys()
+        for name in f:
+            np.testing.assert_allclose(g[name][()], f[name][()], rtol=1e-10, err_msg=name)
+    out = ["--out", runs / "refused.h5"]
+    refused = refusals(
+        2,
+        ["evaluate", runs / "a", runs / "c"],
+        ["predict", runs / "a", runs / "c", *out],
+        ["predict", runs / "a", runs / "b", *out, "--rollout", "2"],
+    )
+    assert [done.code for done in refused] == [2, 2, 2]
+    assert all(len(done.errors) == 1 for done in refused)
+    for done in refused[:2]:
+        assert "different numbers of samples (see --samples): 6 and 5" in done.err
+    assert "--rollout takes one run, not 2" in refused[2].err
+
+
+def test_a_mixture_in_python_is_that_of_the_command(runs, digits):
+    mixture = hs.load([runs / "a", runs / "b"])
+    x = Dataset.open(digits, "test").read(range(40))[0]
+    found = mixture.predict(x, keep_samples=True)
+    with h5py.File(runs / "one.h5") as f:
+        for name, values in found.data_vars.items():
+            np.testing.assert_allclose(values, f[name][:40], rtol=1e-10, atol=1e-12, err_msg=name)
+        assert f.attrs["method"] == found.attrs["method"] == "mean_field, ensemble"
+        assert f.attrs["samples"] == mixture.samples == 12
+    each = [hs.load(runs / name).predict(x).probabilities for name in "ab"]
+    np.testing.assert_allclose(found.probabilities, (each[0] + each[1]) / 2, rtol=1e-10)
+    more = hs.load([runs / "a", runs / "c"], samples=3).predict(x, samples=4)
+    assert more.attrs["samples"] == 8
+    with pytest.raises(UsageError, match="cannot be mixed: they have different numbers of samples"):
+        hs.load([runs / "a", runs / "c"])
+    with pytest.raises(UsageError, match="at least one run folder"):
+        hs.load([])
+    assert len(mixture.runs[1].sample(2)) == len(mixture.runs[0].sample(2))
+
+
+def test_arguments_are_runs_and_a_last_table(tmp_path):
+    (tmp_path / "a.b").mkdir()
+    run, folder, table = tmp_path / "a", tmp_path / "a.b", tmp_path / "t.csv"
+    assert _runs_and_table([run]) == ([run], None)
+    assert _runs_and_table([run, folder]) == ([run, folder], None)
+    assert _runs_and_table([run, folder, table]) == ([run, folder], table)
+    assert _runs_and_table([table]) == ([table], None)
 
 
 def test_out_of_distribution_items_take_one_run(tmp_path):
     with pytest.raises(UsageError, match="--ood takes one run"):
         evaluate([tmp_path / "a", tmp_path / "b"], ood=tmp_path)
+
+
+def test_outputs_that_are_packed_differently_are_refused(runs):
+    mixture = hs.load([runs / "a", runs / "b"])
+    methods = [run.method for run in mixture.runs]
+    for method, names in zip(methods, ("ab", "ba"), strict=True):
+        method.__class__ = type(
+            "Packed", (type(method),), {"outputs": Outputs(dict.fromkeys(names, (2,)))}
+        )
+    with pytest.raises(UsageError, match=r"different outputs: .*'a'.*'b'.* and .*'b'.*'a'"):
+        mixture.joined([torch.zeros(1, 2, 4)] * 2)

@@ -77,9 +77,9 @@ def evaluate(
         recalibrate=not (several or uncalibrated),
     ) as posteriors:  # fmt: skip
         if several:
-            from hpcsamp.prediction.mixture import evaluate_mixture
+            from hpcsamp.prediction.mixture import Mixture, evaluate_mixture
 
-            result = evaluate_mixture(posteriors, data=data, split=split)
+            result = evaluate_mixture(Mixture(posteriors), data=data, split=split)
         else:
             from hpcsamp.prediction.evaluate import evaluate_run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,28 +12,30 @@ from hpcsamp.cli.options import AcceptEdits, Verbose, check_levels
 from hpcsamp.cli.posterior import (
     Checkpoint,
     Data,
-    Run,
     Samples,
     Settings,
     Stall,
     Uncalibrated,
-    posterior_of,
+    posteriors_of,
 )
 from hpcsamp.cli.rollout import Items, Members, Perturb, Rollout, Scores, check_rollout, score_lines
 
 
 def predict(
-    run: Run,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN... [TABLE]",
+            help="Run folder, or several to predict as one mixture; then a csv file, whose rows "
+            "to predict instead of a dataset.",
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
             "--out", "-o", help="HDF5 file to write; for a table, a csv file; or a zarr store."
         ),
     ],
-    table: Annotated[
-        Path | None,
-        typer.Argument(help="A csv file whose rows to predict, instead of a dataset."),
-    ] = None,
     data: Data = None,
     split: Annotated[
         str | None, typer.Option(help="Split to predict (default: test, else the first one).")
@@ -91,6 +93,8 @@ def predict(
 
     With --rollout, forecasts of fields are written: the states of all members at all lead times.
 
+    Several runs are predicted as an ensemble: the mixture of their predictives with equal weights.
+
     For a csv file, a copy is written with new columns: mean, standard deviations and quantiles of
     each row, or class probabilities. This runs in one process.
 
@@ -102,10 +106,13 @@ def predict(
     """
     check_levels(quiet, verbose)
     from hpcsamp.cli.output import write_json
+    from hpcsamp.errors import UsageError
     from hpcsamp.grid import together
     from hpcsamp.runtime import mpi
     from hpcsamp.watchdog import STALL
 
+    runs, table = _runs_and_table(paths)
+    several = len(runs) > 1
     with together(mpi().COMM_WORLD):
         levels = _levels(quantiles)
         notation = {
@@ -122,6 +129,8 @@ def predict(
             "--samples": None not in (samples, members),
         }
         check_rollout(rollout, of_rollout, unused, table)
+        if several and rollout is not None:
+            raise UsageError(f"--rollout takes one run, not {len(runs)}")
         _check(table, out, data, split, notation, mpi().COMM_WORLD.Get_size())
     if table is not None:
         from hpcsamp.prediction.csv_file import form_of, predict_csv
@@ -130,8 +139,11 @@ def predict(
         from hpcsamp.spelling import joined
 
         check_target(out, overwrite)
-        loaded = load(
-            run, checkpoint, samples=samples, settings=settings or (), recalibrated=not uncalibrated
+        options: dict[str, Any] = {"samples": samples, "settings": settings or ()}
+        loaded = (
+            load(runs, checkpoint, **options)
+            if several
+            else load(runs[0], checkpoint, recalibrated=not uncalibrated, **options)
         )
         form = form_of(loaded.trained, delimiter, decimal, thousands, date_format)
         result = predict_csv(loaded, table, out, form, quantiles=levels, keep_samples=keep_samples)
@@ -150,10 +162,14 @@ def predict(
                 + (f"; columns that the run does not use: {joined(spare)}" if spare else "")
             )
         return
+    from hpcsamp.prediction.mixture import Mixture
+
     stalled = out.parent / f"{out.name}.{STALL}"
-    with posterior_of(
-        run, settings, members or samples, checkpoint, stall, stalled, recalibrate=not uncalibrated
-    ) as posterior:
+    with posteriors_of(
+        runs, settings, members or samples, checkpoint, stall, stalled,
+        recalibrate=not (several or uncalibrated),
+    ) as posteriors:  # fmt: skip
+        posterior = Mixture(posteriors) if several else posteriors[0]
         if rollout is not None:
             from hpcsamp.prediction.rollout.forecast import forecast
 
@@ -193,6 +209,14 @@ def predict(
                 f"{result['items']} items of {result['split']}, {result['samples']} samples, "
                 f"{result['checkpoint']}: {out}"
             )
+
+
+def _runs_and_table(paths: list[Path]) -> tuple[list[Path], Path | None]:
+    """Split the arguments: a path with a suffix that is not a folder is a table, if it is last."""
+    *runs, last = paths
+    if runs and not last.is_dir() and (last.suffix or last.is_file()):
+        return runs, last
+    return paths, None
 
 
 def _check(

@@ -18,7 +18,7 @@ from hpcsamp.files import whole
 from hpcsamp.ingest.numbers import Notation
 from hpcsamp.ingest.tables import CsvTable, check_delimiter, text_of
 from hpcsamp.prediction.encoded import FILLED, features_of
-from hpcsamp.prediction.load import LoadedPosterior
+from hpcsamp.prediction.predicting import Predicting
 from hpcsamp.run.trained import Trained
 from hpcsamp.spelling import joined
 
@@ -57,7 +57,7 @@ def form_of(
 
 
 def predict_csv(
-    posterior: LoadedPosterior,
+    posterior: Predicting,
     path: Path,
     out: Path,
     form: Form,
@@ -76,7 +76,7 @@ def predict_csv(
     out
         File to write, in the same notation.
     quantiles, keep_samples
-        As for :meth:`~hpcsamp.prediction.load.LoadedPosterior.predict`.
+        As for :meth:`~hpcsamp.prediction.predicting.Predicting.predict`.
 
     Returns
     -------

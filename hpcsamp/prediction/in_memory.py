@@ -19,12 +19,9 @@ from hpcsamp.prediction.adaptive import AdaptiveIntervals
 from hpcsamp.prediction.file_attributes import precision
 from hpcsamp.prediction.given import Given
 from hpcsamp.prediction.posterior import Posterior
-from hpcsamp.prediction.settling import settle
-from hpcsamp.prediction.statistics import estimate
 from hpcsamp.tasks import View, items, views
 from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.layout import FileLayout
-from hpcsamp.tasks.outputs import outputs_of, sample_counts
 
 TARGETS = ("target", "error", "log_density")
 """Variables of a file that need targets."""
@@ -75,8 +72,8 @@ def predict_items(
         Also keep the prediction of each weight sample.
     """
     dataset = posterior.trained.items(given.count)
-    method, group, samples = posterior.method, posterior.collectives, posterior.samples
-    task, view = posterior.task, view_of(posterior, dataset, group)
+    samples, task = posterior.samples, posterior.task
+    view = view_of(posterior, dataset, posterior.collectives)
     layout = items.layout(
         task, view, given.count,
         dtype=precision(posterior),
@@ -100,14 +97,13 @@ def predict_items(
             break
         places = [torch.from_numpy(p.index).to(p.device) for p in parts]
         if number == 0:
-            of = posterior.run, method, posterior.topology, group, samples
             with _ids_that_fit(posterior, given):
-                estimate(*of, parts[0].x, posterior.training_set)
+                posterior.estimate(parts[0].x)
         if number == 0 and posterior.passed.enough(-(-given.count // size) * samples):
-            settle(method, parts[0].x, range(samples), places[0], posterior.topology.world)
+            posterior.settle(parts[0].x, places[0])
         inputs = [(p.x, index) for p, index in zip(parts, places, strict=True)]
         with _ids_that_fit(posterior, given):
-            outputs = outputs_of(method, inputs, samples, group)
+            outputs = posterior.outputs(inputs)
         rows = np.concatenate([p.index for p in parts])
         step = max(1, CACHE // (samples * each * 8))
         for start in range(0, len(rows), step):
@@ -141,11 +137,10 @@ def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
 
 def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
     """Describe the quantities that are predicted for items without targets, and their units."""
-    counts = sample_counts(posterior.method, posterior.samples, group)
     coordinates = {name: Coordinates(posterior.trained.axes[name]) for name in dataset.targets}
     return views.view_of(
         posterior.method, posterior.run.shapes.targets, posterior.likelihood, dataset, coordinates,
-        posterior.samples, counts, group,
+        posterior.samples, posterior.counts(), group,
     )  # fmt: skip
 
 

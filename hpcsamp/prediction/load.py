@@ -6,23 +6,18 @@ print(posterior.predict(x, samples=64))
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import Topology, one_process
-from hpcsamp.imports import without_collection
 from hpcsamp.models.given import NAME, offered
 from hpcsamp.prediction.draws import network_of, some_items, together_in_one, weights_of
-from hpcsamp.prediction.file_attributes import attributes, levels_of
-from hpcsamp.prediction.given import given
-from hpcsamp.prediction.in_memory import predict_items, predict_split
-from hpcsamp.prediction.posterior import Posterior
+from hpcsamp.prediction.predicting import Predicting
 from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run.assemble import network
 from hpcsamp.run.folder import RunFolder
@@ -33,8 +28,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from hpcsamp.prediction.export import Predictive
+    from hpcsamp.prediction.mixture import LoadedMixture
 
 
+@overload
 def load(
     folder: str | Path,
     checkpoint: str | Path = "last",
@@ -44,7 +41,32 @@ def load(
     module: nn.Module | Callable[..., nn.Module] | None = None,
     settings: Sequence[str] = (),
     recalibrated: bool = True,
-) -> LoadedPosterior:
+) -> LoadedPosterior: ...
+
+
+@overload
+def load(
+    folder: list[str] | list[Path] | tuple[str | Path, ...],
+    checkpoint: str | Path = "last",
+    *,
+    device: str = "auto",
+    samples: int | None = None,
+    module: nn.Module | Callable[..., nn.Module] | None = None,
+    settings: Sequence[str] = (),
+    recalibrated: bool = True,
+) -> LoadedMixture: ...
+
+
+def load(
+    folder: str | Path | list[str] | list[Path] | tuple[str | Path, ...],
+    checkpoint: str | Path = "last",
+    *,
+    device: str = "auto",
+    samples: int | None = None,
+    module: nn.Module | Callable[..., nn.Module] | None = None,
+    settings: Sequence[str] = (),
+    recalibrated: bool = True,
+) -> LoadedPosterior | LoadedMixture:
     """Open a finished (or stopped) run in this process only. MPI is not started.
 
     The dataset is not needed: the run folder contains everything that predictions need.
@@ -52,7 +74,8 @@ def load(
     Parameters
     ----------
     folder
-        Run folder.
+        Run folder; or several, whose mixture with equal weights is returned. The other arguments
+        apply to each of them.
     checkpoint
         ``"last"``, ``"best"``, or the path of a checkpoint.
     device
@@ -67,18 +90,43 @@ def load(
         ``"KEY=VALUE"`` changes of the configuration, such as ``"data.path=..."``.
     recalibrated
         Whether predictions use the recalibration of the run (``hpcsamp recalibrate``), if it has
-        one.
+        one. A mixture uses none.
 
     Returns
     -------
-    LoadedPosterior
+    LoadedPosterior or LoadedMixture
 
     Raises
     ------
     UsageError, CheckpointError, DataError
-        If the folder contains no run, or the run cannot be restored.
+        If a folder contains no run, a run cannot be restored, or the runs cannot be mixed.
     """
-    found = RunFolder(folder)
+    topology = one_process(device)
+    if isinstance(folder, str | Path):
+        return _load(
+            RunFolder(folder), checkpoint, topology, samples, module, settings, recalibrated
+        )
+    if not folder:
+        raise UsageError("hs.load([]): a mixture needs at least one run folder")
+    from hpcsamp.prediction.mixture import LoadedMixture
+
+    return LoadedMixture(
+        [
+            _load(RunFolder(run), checkpoint, topology, samples, module, settings, False)
+            for run in folder
+        ]
+    )
+
+
+def _load(
+    found: RunFolder,
+    checkpoint: str | Path,
+    topology: Topology,
+    samples: int | None,
+    module: nn.Module | Callable[..., nn.Module] | None,
+    settings: Sequence[str],
+    recalibrate: bool,
+) -> LoadedPosterior:
     if not found.path.is_dir():
         raise UsageError(f"there is no run folder {found.path}")
     config = found.config(settings)
@@ -87,17 +135,16 @@ def load(
             f'{found.path}: the network of this run is model.name = "{config.model.name}", which '
             f"is built by name; leave module= out"
         )
-    topology = one_process(device)
     which = str(checkpoint)
     if which not in ("last", "best") and not Path(which).is_file():
         inside = found.checkpoints / which
         which = str(inside) if inside.is_file() else which
     with nullcontext() if module is None else offered(module):
         restored = restore(found, config, topology, samples=samples, which=which, posterior=True)
-    return LoadedPosterior(restored, topology, module, recalibrate=recalibrated)
+    return LoadedPosterior(restored, topology, module, recalibrate=recalibrate)
 
 
-class LoadedPosterior(Posterior):
+class LoadedPosterior(Predicting):
     """The posterior of a run, in this process only; see :func:`load`.
 
     Attributes
@@ -128,72 +175,6 @@ class LoadedPosterior(Posterior):
             f"{self.config.method.name}, step {self.restored.step}, {shape} to {target}, "
             f"{self.samples} samples, {self.topology.device}>"
         )
-
-    def predict(
-        self,
-        x: Any,
-        samples: int | None = None,
-        quantiles: Sequence[float] | None = None,
-        *,
-        batch: int | None = None,
-        keep_samples: bool = False,
-        split: str | None = None,
-    ) -> xr.Dataset:
-        """Return the posterior predictive distribution of items, in the units of the data.
-
-        Parameters
-        ----------
-        x
-            Raw inputs (see :func:`hpcsamp.prediction.given.given`), or the path of a dataset
-            folder.
-        samples
-            Number of samples of the predictive distribution; None for :attr:`samples`.
-        quantiles
-            Levels, for numeric targets; None for 5, 50 and 95 % if quantiles are available.
-        batch
-            Number of items evaluated at once; None for ``evaluation.batch``.
-        keep_samples
-            Also return the prediction of each weight sample.
-        split
-            Split of a dataset folder; None for ``test``, or the first split if there is no
-            ``test``.
-
-        Returns
-        -------
-        xarray.Dataset
-            The arrays that ``hpcsamp predict`` writes, with items along ``item``. For numeric
-            targets: ``mean``, ``std``, ``std_aleatoric``, ``std_epistemic`` and ``quantiles``. For
-            classes: ``probabilities``, and ``total``, ``aleatoric`` and ``epistemic`` uncertainty
-            of each item. After ``hpcsamp recalibrate``, also ``interval`` or ``prediction_set``.
-            If a single item was passed, there is no axis ``item``.
-
-        Raises
-        ------
-        DataError
-            If names, shape, type, units or coordinates of ``x`` differ from those of the run.
-        UsageError
-            If the method cannot draw this number of samples, or a level is not between 0 and 1.
-        """
-        check_levels(quantiles)
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch = {batch} must be at least 1")
-        of = self.with_samples(samples)
-        with without_collection():  # xarray imports pandas
-            from hpcsamp.prediction.labelled import labelled
-        levels = levels_of(of, quantiles)
-        items = None
-        if isinstance(x, str | Path):
-            opened = self.open(x, split)
-            found = predict_split(of, opened, quantiles=levels, keep_samples=keep_samples)
-        else:
-            items = given(x, self.trained)
-            found = predict_items(
-                of, items, batch=batch, quantiles=levels, keep_samples=keep_samples
-            )
-        for note in of.notes:
-            sys.stderr.write(f"hpcsamp: {note}\n")
-        found.layout.attributes.update(attributes(of.facts(), self.trained.manifest.uid))
-        return labelled(found, items)
 
     def rollout(
         self,
@@ -362,16 +343,3 @@ class LoadedPosterior(Posterior):
             made = network(self.config, self.run.shapes)
         convert(made, self.run.dtype, self.topology.device)
         return made
-
-
-def check_levels(levels: Sequence[float] | None) -> None:
-    """Refuse levels of quantiles that are not between 0 and 1.
-
-    Raises
-    ------
-    UsageError
-        If a level is not; the message contains the first one.
-    """
-    for level in levels or ():
-        if not 0 < level < 1:
-            raise UsageError(f"quantiles at {level:g}: a level is between 0 and 1")

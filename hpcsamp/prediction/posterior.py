@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
 
 from hpcsamp import collectives as exchange
 from hpcsamp.data import Dataset
@@ -16,10 +19,12 @@ from hpcsamp.losses import FittedGaussian, Likelihood
 from hpcsamp.methods.laplace import Laplace
 from hpcsamp.prediction import noise
 from hpcsamp.prediction.schema import as_trained
-from hpcsamp.prediction.settling import Passed
+from hpcsamp.prediction.settling import Passed, settle
+from hpcsamp.prediction.statistics import estimate
 from hpcsamp.run import recalibration, width
 from hpcsamp.run.digest import parameters_sha256
 from hpcsamp.run.restore import Restored
+from hpcsamp.tasks.outputs import outputs_of, sample_counts
 from hpcsamp.tasks.recalibrated import recalibrated
 
 if TYPE_CHECKING:
@@ -163,6 +168,29 @@ class Posterior:
             samples=self.samples, training_set=self.training_set,
             task=self.task if task is None else task,
         )  # fmt: skip
+
+    def places(self) -> list[range]:
+        """Indices of this rank's samples in the order of its outputs, as consecutive ranges."""
+        group = self.collectives
+        return [self.method.prediction_share(self.samples, group.sample_size, group.sample_rank)]
+
+    def counts(self) -> list[int]:
+        """Number of samples on each rank of the sample group. Collective over it."""
+        return sample_counts(self.method, self.samples, self.collectives)
+
+    def estimate(self, x: Any) -> None:
+        """Estimate running statistics, see :func:`.statistics.estimate`. Collective."""
+        of = self.run, self.method, self.topology, self.collectives, self.samples
+        estimate(*of, x, self.training_set)
+
+    def settle(self, x: Any, index: Tensor) -> None:
+        """Choose how samples are evaluated, see :func:`.settling.settle`. Collective."""
+        [mine] = self.places()
+        settle(self.method, x, mine, index, self.topology.world)
+
+    def outputs(self, batches: Sequence[tuple[Any, Tensor]]) -> Tensor:
+        """Evaluate this rank's samples on several batches; see :func:`.outputs_of`."""
+        return outputs_of(self.method, batches, self.samples, self.collectives)
 
     def training_set(self) -> Dataset:
         """Open the training set of the run; see :meth:`open`. Not collective."""

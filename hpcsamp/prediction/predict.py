@@ -155,9 +155,7 @@ def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
     """
     topology = posterior.topology
     model, ranks = topology.model_rank, topology.model_size
-    mine = posterior.method.prediction_share(
-        posterior.samples, topology.sample_size, topology.sample_rank
-    )
+    mine = posterior.places()
 
     def write(rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         place = topology.sample_rank * ranks + model
@@ -171,8 +169,12 @@ def _sink(posterior: Posterior, file: ParallelFile) -> Sink:
         with together(topology.world):
             for name, values in arrays.items():
                 if file.layout.variables[name].dims[1:2] == ("sample",):
-                    within = slice(mine.start, mine.stop)
-                    file.write(name, rows[of_samples], values[of_samples], within=within)
+                    first = 0
+                    for part in mine:
+                        own_samples = values[of_samples, first : first + len(part)]
+                        within = slice(part.start, part.stop)
+                        file.write(name, rows[of_samples], own_samples, within=within)
+                        first += len(part)
                 else:
                     file.write(name, rows[own], values[own])
 
