@@ -64,11 +64,19 @@ class Settings:
     dropout: float = 0.0
 
 
+#: A wide prior of the output layer. The ELBO under a prior with one std has a better value, but its
+#: posterior is less sure of the classes than the data allow: see the page on benchmarks.
+WIDE_OUTPUT: Mapping[str, Any] = {
+    "prior_std": 0.5,
+    "initial_std": 0.02,
+    "priors": [{"pattern": "layers.3.*", "std": 4.0}],
+}
+
 METHODS: dict[str, Mapping[str, Settings]] = {
     "mean_field": {
         "diabetes": Settings(100, 1e-2, arguments={"prior_std": 0.1, "initial_std": 0.02}),
         "breast_cancer": Settings(60, 1e-2, arguments={"prior_std": 2.0, "initial_std": 0.02}),
-        "digits": Settings(60, 1e-2, arguments={"prior_std": 1.0, "initial_std": 0.02}),
+        "digits": Settings(120, 0.1, arguments=WIDE_OUTPUT, samples=8),
     },
     "ivon": {
         "diabetes": Settings(100, 1e-2, arguments={"prior_std": 0.1}),
