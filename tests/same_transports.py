@@ -22,6 +22,7 @@ from hpcsamp.ingest import build
 
 TRANSPORTS = ("mpi", "torch", "horovod")
 LIMIT, STEPS = 1e-12, 5
+IN_BUCKETS = ("mean_field", "antithetic", "alpha", "mc_dropout", "mc_dropout_of_samples")
 BRIEF = (f"training.steps={STEPS}", "training.log_every=1", "evaluation.batch=256")
 
 
@@ -48,7 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--buckets", type=int, default=1, help="parallel.buckets")
     buckets = parser.parse_args().buckets
-    runs = {n: s for n, s in RUNS.items() if buckets == 1 or n.startswith("mc_dropout")}
+    runs = {n: s for n, s in RUNS.items() if buckets == 1 or n in IN_BUCKETS}
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

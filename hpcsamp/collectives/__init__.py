@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from hpcsamp.collectives.base import Alone, Collectives
-from hpcsamp.collectives.distribute import distribute, transport_of
+from hpcsamp.collectives.distribute import distribute, early_of, transport_of
+from hpcsamp.collectives.early import EarlySums
 from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.groups import Divided, Group
 from hpcsamp.collectives.horovod import SMALL, HorovodCollectives
@@ -22,6 +23,7 @@ __all__ = [
     "Alone",
     "Collectives",
     "Divided",
+    "EarlySums",
     "FlatGradient",
     "Group",
     "MpiCollectives",
@@ -30,6 +32,7 @@ __all__ = [
     "Updates",
     "choose",
     "distribute",
+    "early_of",
     "transport_of",
     "updates_of",
 ]

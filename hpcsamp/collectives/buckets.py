@@ -1,18 +1,20 @@
 """Exchange the gradient of late layers while the backward pass of earlier layers continues.
 
-The flat gradient is cut into buckets of whole parameters, the last ones first, because a backward
-pass begins with the last layers. A bucket is sent when all of its parameters have their gradient
-and the buckets before it were sent: ranks send the same buckets in the same order, no matter in
-which order and when their own layers finish.
+The flat gradient is cut into buckets of whole units, such as parameters, the last ones first,
+because a backward pass begins with the last layers. A bucket is sent when all of its units are
+complete and the buckets before it were sent: ranks send the same buckets in the same order, no
+matter in which order and when their own layers finish.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.flat import FlatGradient
@@ -29,7 +31,7 @@ def check_buckets(buckets: Any, method: Method, updates: Updates) -> UsageError 
     name, why = type(method).__name__, ""
     if buckets == 1:
         return None
-    if method.draws_weights and type(method.placement) is Replicated:
+    if method.draws_weights and type(method.placement) is Replicated and not method.early():
         why = (
             f"{name} sums the gradients of its samples in flat tensors, which are complete only "
             f"when the backward pass has ended"
@@ -41,80 +43,110 @@ def check_buckets(buckets: Any, method: Method, updates: Updates) -> UsageError 
     return UsageError(f"parallel.buckets = {buckets}: {why}; set it to 1") if why else None
 
 
-class Buckets:
-    """Sums of contiguous parts of a flat gradient over the ranks that hold the same weights.
+def units_of(gradient: FlatGradient) -> list[list[slice]]:
+    """Return the slice of each parameter in the flat gradient, in order and without gaps."""
+    starts = [place.start for place in gradient.places]
+    return [[slice(a, b)] for a, b in pairwise([*starts, len(gradient.flat)])]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Units that are sent together.
+
+    Attributes
+    ----------
+    units
+        Indices of the units.
+    stretches
+        Slices of the flat gradient, as few as possible.
+    """
+
+    units: range
+    stretches: list[slice]
+
+
+def cut(units: Sequence[Sequence[slice]], count: int) -> list[Bucket]:
+    """Cut units, in the order of the layers, into buckets in the order in which they are sent.
 
     Parameters
     ----------
-    gradient
-        The gradient of this rank, and afterwards that of all ranks.
+    units
+        The slices of the flat gradient that become complete together.
+    count
+        Largest number of buckets, of nearly equal sizes; never more than there are units.
+    """
+    sizes = [sum(part.stop - part.start for part in unit) for unit in units]
+    found, last, size, rest = list[Bucket](), len(units), 0, sum(sizes)
+    for first in reversed(range(len(units))):
+        size += sizes[first]
+        left, following = count - len(found), sizes[first - 1] if first else 0
+        if first == 0 or (left > 1 and size + following / 2 >= rest / left):
+            found.append(Bucket(range(first, last), _joined(units[first:last])))
+            last, size, rest = first, 0, rest - size
+    return found
+
+
+def _joined(units: Sequence[Sequence[slice]]) -> list[slice]:
+    """Return the slices of some units, with neighbours joined."""
+    found: list[slice] = []
+    for part in sorted((p for unit in units for p in unit), key=lambda p: p.start):
+        if found and found[-1].stop == part.start:
+            found[-1] = slice(found[-1].start, part.stop)
+        else:
+            found.append(part)
+    return found
+
+
+class Buckets:
+    """Sums of the buckets of one gradient over the ranks that hold the same weights.
+
+    Parameters
+    ----------
+    flat
+        The gradient of this rank, and afterwards the sum over the ranks.
+    plan
+        The buckets in the order in which they are sent.
     collectives
         The transport.
-    count
-        Largest number of buckets, of nearly equal sizes; never more than there are parameters.
     """
 
-    def __init__(self, gradient: FlatGradient, collectives: Collectives, count: int) -> None:
-        self._gradient, self._collectives = gradient, collectives
-        self._stretches, members = _cut(gradient, count)
-        self._of = {id(p): place for place, own in enumerate(members) for p in own}
-        self._sizes = [len(own) for own in members]
-        self._renew()
-
-    def _renew(self) -> None:
-        self._left = list(self._sizes)  # parameters of each bucket without a gradient
+    def __init__(self, flat: Tensor, plan: Sequence[Bucket], collectives: Collectives) -> None:
+        self._flat, self._plan, self._collectives = flat, plan, collectives
+        self._of = {unit: place for place, bucket in enumerate(plan) for unit in bucket.units}
+        self._left = [set(bucket.units) for bucket in plan]
+        self._sent = 0
         self._waits: list[Callable[[], None]] = []
         self._finite: list[Tensor] = []
 
-    def wrote(self, p: nn.Parameter) -> None:
-        """Record that the gradient of a parameter is complete, and send buckets that are complete.
+    def complete(self, unit: int) -> None:
+        """Record that a unit is complete, and send buckets that are complete.
 
         Raises
         ------
         UsageError
-            If the gradient was written to after its bucket was sent.
+            If its bucket was sent before.
         """
-        place = self._of[id(p)]
-        if place < len(self._waits):
+        place = self._of[unit]
+        if place < self._sent:
             raise UsageError(
                 "a gradient was added to twice in one backward pass, after its exchange had "
                 "begun: set parallel.buckets = 1"
             )
-        if self._gradient.is_view(p):  # otherwise it is copied at the end
-            self._left[place] -= 1
-        while len(self._waits) < len(self._left) and self._left[len(self._waits)] == 0:
+        self._left[place].discard(unit)
+        while self._sent < len(self._plan) and not self._left[self._sent]:
             self._send()
 
-    def send_rest(self) -> bool:
-        """Send the remaining buckets, wait for all, and return whether this rank's were finite.
-
-        The gradient must have been collected. It is then that of all ranks.
-        """
-        while len(self._waits) < len(self._stretches):
+    def end(self) -> bool:
+        """Send the remaining buckets, wait for all, and return whether this rank's were finite."""
+        while self._sent < len(self._plan):
             self._send()
         for wait in self._waits:
             wait()
-        finite = bool(torch.stack(self._finite).all())
-        self._collectives.average_(self._gradient.flat)
-        self._renew()
-        return finite
+        return bool(torch.stack(self._finite).all())
 
     def _send(self) -> None:
-        own = self._gradient.flat[self._stretches[len(self._waits)]]
-        self._finite.append(own.isfinite().all())
-        self._waits.append(self._collectives.begin_sum_gradient(own, "replicas"))
-
-
-def _cut(gradient: FlatGradient, count: int) -> tuple[list[slice], list[Sequence[nn.Parameter]]]:
-    """Return the buckets of the flat gradient and their parameters, the last ones first."""
-    parameters, starts = gradient.parameters, [place.start for place in gradient.places]
-    stretches, members = list[slice](), list[Sequence[nn.Parameter]]()
-    stop, last = len(gradient.flat), len(parameters)
-    for first in reversed(range(len(parameters))):
-        left, size = count - len(stretches), stop - starts[first]
-        following = starts[first] - starts[first - 1] if first else 0
-        if first == 0 or (left > 1 and size + following / 2 >= stop / left):
-            stretches.append(slice(starts[first], stop))
-            members.append(parameters[first:last])
-            stop, last = starts[first], first
-    return stretches, members
+        for stretch in self._plan[self._sent].stretches:
+            own = self._flat[stretch]
+            self._finite.append(own.isfinite().all())
+            self._waits.append(self._collectives.begin_sum_gradient(own, "replicas"))
+        self._sent += 1

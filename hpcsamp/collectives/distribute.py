@@ -17,6 +17,7 @@ from torch import nn
 from hpcsamp.collectives.base import Collectives
 from hpcsamp.collectives.buckets import check_buckets
 from hpcsamp.collectives.data_group import DataGroup
+from hpcsamp.collectives.early import EarlyExchange
 from hpcsamp.collectives.exchange import GradientExchange
 from hpcsamp.collectives.replicas import make_alike
 from hpcsamp.collectives.separable import mixes
@@ -110,6 +111,12 @@ def transport_of(method: Method) -> Collectives | None:
     """Return the exchange of a method's gradients; None if no optimiser was distributed."""
     made = _newest_of(method)
     return None if made is None else made.collectives
+
+
+def early_of(method: Method) -> EarlyExchange | None:
+    """Return what exchanges a method's gradient within a loss; None if that is not asked for."""
+    made = _newest_of(method)
+    return None if made is None else made.early
 
 
 def _newest_of(thing: Any) -> GradientExchange | None:

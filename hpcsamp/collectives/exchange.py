@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hpcsamp.collectives.apart import Apart
 from hpcsamp.collectives.base import Collectives
-from hpcsamp.collectives.buckets import Buckets
+from hpcsamp.collectives.buckets import Buckets, cut, units_of
+from hpcsamp.collectives.early import EarlyExchange, EarlySums
 from hpcsamp.collectives.flat import FlatGradient
 from hpcsamp.collectives.replicas import Replicas
 from hpcsamp.collectives.sameness import agreed
@@ -66,7 +67,13 @@ class GradientExchange:
         )
         self.apart = Apart(method, collectives)
         several = buckets > 1 and collectives.size("replicas") > 1
-        self._buckets = Buckets(self.gradient, collectives, buckets) if several else None
+        self.early: EarlyExchange | None = None
+        self._units: dict[int, int] = {}  # of each parameter, if it is exchanged in buckets
+        if several and method.early():
+            self.early = EarlyExchange(self.gradient, collectives, method, buckets, self._deliver)
+        elif several:
+            self._units = {id(p): i for i, p in enumerate(self.gradient.parameters)}
+            self._plan = cut(units_of(self.gradient), buckets)
         self.zero()
         hooks: list[Any] = []
         for p in self.gradient.parameters:
@@ -99,6 +106,7 @@ class GradientExchange:
         self._open = self._written = (
             False  # whether a backward pass is running, and has added anything
         )
+        self._delivered: list[tuple[EarlySums, Tensor]] = []  # in this backward pass, with factors
         self._whole = False  # whether .grad holds the gradient of all ranks
         self._fresh = False  # whether it was exchanged since the last step
         self._held: Tensor | None = (
@@ -111,6 +119,9 @@ class GradientExchange:
         if self._open:
             return
         self._open, self._written = True, False
+        self._delivered = []
+        if self._units:
+            self._buckets = Buckets(self.gradient.flat, self._plan, self.collectives)
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
         if self._whole:
             if self.gradient.is_gone:  # set to None by another zero_grad
@@ -122,14 +133,19 @@ class GradientExchange:
 
     def _wrote(self, p: nn.Parameter) -> None:
         self._written = True
-        if self._buckets is not None:
-            self._buckets.wrote(p)
+        if self._units and self.gradient.is_view(p):  # otherwise it is copied at the end
+            self._buckets.complete(self._units[id(p)])
+
+    def _deliver(self, sums: EarlySums, factor: Tensor) -> None:
+        """Add a gradient that was summed over the ranks when the loss was computed."""
+        self._begin(factor)
+        self._delivered.append((sums, factor))
 
     def _end(self) -> None:
         if not self._open:
             return
         self._open = False
-        if self._written:
+        if self._written or self._delivered:
             self._exchange()
         elif self._held is not None:  # torch.autograd.grad leaves .grad alone
             self.gradient.flat.copy_(self._held)
@@ -141,15 +157,22 @@ class GradientExchange:
         trouble = self._trouble()
         if trouble is None:
             self.gradient.collect()
-        if self._buckets is None:
-            finite = math.isfinite(float(flat.sum())) or bool(flat.isfinite().all())
+        early, self._delivered = self._delivered, []
+        own = self._written or not early  # whether there is a gradient that was not summed early
+        if self._units:
+            finite = self._buckets.end()
+            c.average_(flat)
         else:
-            finite = self._buckets.send_rest()
-        self._mine_broken = not finite
+            finite = math.isfinite(float(flat.sum())) or bool(flat.isfinite().all())
+        self._mine_broken = not (finite and all(sums.finite for sums, _ in early))
+        if self.early is not None:
+            c.claims["whether the loss has terms beside those of ELBO"] = own
         if self.method.step % self.compare_every == 0:
             self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
-        if self._buckets is None:
+        if own and not self._units:
             self.updates.reduce(self.gradient)
+        for sums, factor in early:
+            flat.addcmul_(sums.flat, factor / c.data_size)
         self.apart.check(self.gradient)
         if (scale := self.method.gradient_scale) != 1:
             flat.mul_(scale)

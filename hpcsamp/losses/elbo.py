@@ -14,13 +14,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from hpcsamp.collectives import Alone, Collectives
+from hpcsamp.collectives import Alone, Collectives, early_of
 from hpcsamp.collectives.sameness import compare, fingerprint, settings_of
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
-from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call
+from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call, check_early
 from hpcsamp.losses.evaluation import LossEvaluation
 from hpcsamp.losses.graphs import Graphs, check_method
 from hpcsamp.methods import Method
@@ -238,32 +238,44 @@ class ELBO:
                 if v is not None
             }
             compare({"step of the draws": step, **claims, **known}, c, "sample")
-        ratio = penalty = None
+        ratio = penalty = early = None
+        exchange = early_of(method) if learns else None
+        if exchange is not None:
+            check_early(method, self.data_loss, self.kl, self.memory, self.graphs is not None)
         check_parts(self.data_loss, self.kl, c.model_size)
         if self.data_loss.joint:
             ratio = factor * method.log_ratio(own_samples, step)
             penalty = ratio.new_zeros(())
         elif self.kl == "monte_carlo":
             penalty = method.log_ratio(own_samples, step).sum() * (factor / (samples * self.items))
+        elif exchange is not None:
+            penalty = self._penalty(method, factor)
+            early = exchange.begin(penalty)
+            penalty = penalty.detach()
         data = LossEvaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
-            samples, step, ratio, self.accumulate, self.graphs,
+            samples, step, ratio, self.accumulate, self.graphs, early=early,
             leads=1 if leads is None else leads.shape[1],
         ).value(self.memory)  # fmt: skip
         # After the data term: the backward pass begins with the term that was evaluated last, so
         # the gradient of a layer is complete when the data term has passed through the layer.
         if penalty is None:
-            part = method.placement.penalty_share(c.sample_rank, c.sample_size)
-            with here.part("penalty"):
-                penalty = c.sum_over_model(method.penalty(*part) * (factor / self.items))
+            penalty = self._penalty(method, factor)
         if whole and c.sample_size > 1:
             kind = torch.promote_types(data.dtype, penalty.dtype)
             data, penalty = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))
         self.parts = Parts(data.item(), penalty.item())
         return data + penalty
 
+    def _penalty(self, method: Method, factor: float) -> Tensor:
+        """Return this rank's share of the penalty, per item."""
+        c = self.collectives
+        part = method.placement.penalty_share(c.sample_rank, c.sample_size)
+        with here.part("penalty"):
+            return c.sum_over_model(method.penalty(*part) * (factor / self.items))
+
     def check_method(self, method: Method) -> None:
-        """Check that the steps of a method can be captured, if they are to be.
+        """Check that the steps of a method can be captured, or exchanged in buckets, as asked for.
 
         Raises
         ------
@@ -272,6 +284,8 @@ class ELBO:
         """
         if self.graphs is not None:
             check_method(method, self.collectives)
+        if early_of(method) is not None:
+            check_early(method, self.data_loss, self.kl, self.memory, self.graphs is not None)
 
     def check_samples(self, samples: int) -> None:
         """Check that S samples are enough for this loss on these ranks; each call does this too.

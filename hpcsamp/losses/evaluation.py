@@ -16,20 +16,20 @@ items, so the gradient is the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hpcsamp.collectives import Alone, Collectives
+from hpcsamp.collectives import Alone, Collectives, EarlySums
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
+from hpcsamp.losses.deferred import Deferred, Evaluate, Exchanged, marked
 from hpcsamp.losses.graphs import Graphs
 from hpcsamp.losses.values import in_parts
 from hpcsamp.methods import Method
@@ -62,6 +62,8 @@ class LossEvaluation:
     leads
         Number of lead times of an item. Outputs are ``(s, B, leads, ...)`` if there are several;
         for losses each lead time is an item of its own.
+    early
+        Exchanges the gradient under the last backward pass; None: it is exchanged later.
     """
 
     loss: DataLoss
@@ -80,6 +82,7 @@ class LossEvaluation:
     accumulate: int = 1
     graphs: Graphs | None = None
     leads: int = 1
+    early: EarlySums | None = None
 
     def value(self, memory: Memory) -> Tensor:
         """Return a scalar that supports ``backward()``."""
@@ -89,6 +92,11 @@ class LossEvaluation:
     def _value(self, memory: Memory) -> Tensor:
         if (self.accumulate > 1 or self.leads > 1) and torch.is_grad_enabled():
             self._check_parts()
+        if self.early is not None:
+            begun = self.stream if memory == "stream" else self._recompute
+            anchor = torch.zeros((), device=self.x.device, requires_grad=True)
+            exchanged: Tensor = Exchanged.apply(begun, self.early, anchor)
+            return exchanged
         shares = self.method.shared_out
         small = self.graphs is None and self._is_small(memory)
         whole = self.accumulate == 1 and (memory == "keep" or small)
@@ -97,7 +105,7 @@ class LossEvaluation:
         leaves: list[Tensor] = [p for p in self.method.parameters() if p.requires_grad]
         if self.ratio is not None:
             leaves = [self.ratio, *leaves]
-        evaluate: Callable[[], tuple[Tensor, list[Tensor | None]]] = self._recompute
+        evaluate: Evaluate = self._recompute
         if memory == "stream":
             captured = None if self.graphs is None else self.graphs.prepare(self)
             evaluate = self.stream if captured is None else partial(captured.replay, self)
@@ -105,7 +113,7 @@ class LossEvaluation:
             self.accumulate == 1 or type(self.loss).of_step is DataLoss.of_step  # mean over items
         ):
             evaluate = self._keep_parts
-        deferred: Tensor = _Deferred.apply(evaluate, *leaves)
+        deferred: Tensor = Deferred.apply(evaluate, *leaves)
         return deferred
 
     def _values(self) -> AbstractContextManager[None]:
@@ -212,8 +220,8 @@ class LossEvaluation:
         ranks = 1 if self.exact else self.collectives.sample_size
         samples = self.samples if self.exact else len(self.own_samples)
         parts, chunks = self._parts(), list(self.method.chunks(self.own_samples, self.stacked))
-        with self.method.accumulating() as accumulator:
-            for chunk, part in itertools.product(chunks, parts):
+        with self._accumulating() as accumulator:
+            for chunk, part in marked(accumulator, itertools.product(chunks, parts)):
                 outputs = part._outputs(chunk)
                 value = self.loss.of_step(outputs, part.items, samples, Alone(), None)
                 value = value if ranks == 1 else value / ranks
@@ -239,6 +247,16 @@ class LossEvaluation:
                 values.append(value.detach())
                 del outputs, value
             return sum(values[1:], values[0]), accumulator.gradients()
+
+    @contextmanager
+    def _accumulating(self) -> Iterator[Accumulator]:
+        """Context that sums the gradients of one chunk after the other, and may exchange them."""
+        with self.method.accumulating() as accumulator:
+            if self.early is not None:
+                accumulator.send_to(self.early)
+            yield accumulator
+        if self.early is not None:
+            self.early.end()
 
     def _accumulating_all(self) -> AbstractContextManager[Accumulator]:
         """Context that sums the gradients of all samples at once."""
@@ -269,10 +287,9 @@ class LossEvaluation:
         value = self._part(outputs, leaves[-1] if self.ratio is not None else None)
         upstream, *rest = torch.autograd.grad(value, leaves)
         columns = upstream.split([len(part.items.target) for part in parts], 1)
-        with self.method.accumulating() as accumulator:
-            for chunk, (part, column) in itertools.product(
-                chunks, zip(parts, columns, strict=True)
-            ):
+        pairs = list(zip(parts, columns, strict=True))
+        with self._accumulating() as accumulator:
+            for chunk, (part, column) in marked(accumulator, itertools.product(chunks, pairs)):
                 rows = slice(
                     chunk.start - self.own_samples.start, chunk.stop - self.own_samples.start
                 )
@@ -284,22 +301,3 @@ class LossEvaluation:
                 accumulator.skip()
                 accumulator.skip_backward()
             return value.detach(), [*rest, *accumulator.gradients()]
-
-
-class _Deferred(torch.autograd.Function):
-    """A scalar whose gradient is computed together with its value; backward only scales it."""
-
-    @staticmethod
-    def forward(ctx: Any, evaluate: Any, *leaves: Tensor) -> Tensor:
-        with torch.enable_grad():
-            value, gradients = evaluate()
-        ctx.gradients = gradients
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (scale,) = grads
-        gradients, ctx.gradients = ctx.gradients, None
-        if scale.device.type == "cpu" and float(scale) == 1:  # on a GPU, reading it costs as much
-            return None, *gradients
-        return None, *(None if g is None else g.mul_(scale) for g in gradients)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+class Outlet(Protocol):
+    """Receives parts of a gradient that are complete before the others.
+
+    Attributes
+    ----------
+    sums
+        Memory of the sums by name of the parameter, initially 0; without frozen parameters.
+    """
+
+    sums: Mapping[str, Tensor]
+
+    def complete(self, part: int) -> None:
+        """Record that a part of the gradient will not change any more, see :meth:`Method.early`."""
 
 
 class Accumulator:
@@ -26,6 +42,16 @@ class Accumulator:
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
         """Add the gradient of ``value`` (times ``upstream``, if it is not a scalar)."""
         self._add(torch.autograd.grad(value, self.parameters, upstream, allow_unused=True))
+
+    def send_to(self, outlet: Outlet) -> None:
+        """Pass each part of the sums to an outlet as soon as it is complete.
+
+        Called before the first chunk; only for methods that have parts, see :meth:`Method.early`.
+        """
+        raise NotImplementedError
+
+    def last(self) -> None:
+        """Called before the last backward pass."""
 
     def skip(self) -> None:
         """Join a collective draw of the sample group when this rank has no samples left."""

@@ -58,6 +58,7 @@ class Ivon(MeanField):
     """
 
     in_parts = True
+    sums_early = True
 
     def __init__(
         self,

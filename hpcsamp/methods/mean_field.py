@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share
 from hpcsamp.methods.accumulate import Accumulator
+from hpcsamp.methods.flat_sums import FlatAccumulator
 from hpcsamp.methods.gathering import GatheredAccumulator
 from hpcsamp.methods.made_up import Drawn, Trial
 from hpcsamp.methods.mean_shares import MeanShares
-from hpcsamp.methods.normal import Divergence, FlatAccumulator, LogRatio, NormalDraw, Span
+from hpcsamp.methods.normal import Divergence, LogRatio, NormalDraw, Span
 from hpcsamp.methods.priors import chosen_variables
 from hpcsamp.methods.sharing import Drawing
 from hpcsamp.streams import Purpose
@@ -82,6 +83,8 @@ class MeanField(MeanShares):
     draws_weights = True
     in_parts = True
     captures = True
+    #: Whether its gradient is that of :class:`FlatAccumulator`; declared by each class itself.
+    sums_early: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -254,6 +257,16 @@ class MeanField(MeanShares):
             yield self._accumulator
         finally:
             self._accumulator = None
+
+    def early(self) -> Sequence[Sequence[tuple[str, slice]]]:
+        """See :meth:`Method.early`; the deterministic parameters are complete last."""
+        if not vars(type(self)).get("sums_early", False) or self._sharing is not None:
+            return ()
+        fixed = []
+        if self.fixed is not None and self.fixed.requires_grad:
+            fixed = [[("fixed", slice(0, len(self.fixed)))]]
+        places = [v.place for v in self.variables.random.variables]
+        return [*fixed, *([("mean", place), ("log_std", place)] for place in places)]
 
     def std(self) -> Tensor:
         """Return ``(n,)`` standard deviations, without gradient.

@@ -1,4 +1,4 @@
-"""Draws from normal distributions over flat weights, their gradients, and KL divergences."""
+"""Draws from normal distributions over flat weights, and KL divergences."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from hpcsamp.methods.accumulate import Accumulator
-from hpcsamp.weights import Layout
+from torch import Tensor
 
 #: Number of elements that elementwise chains process at once, so that temporaries fit the cache.
 BLOCK = 1 << 17
@@ -39,123 +36,6 @@ class NormalDraw(torch.autograd.Function):
         if len(grad) == 1:
             return grad[0], (grad[0] * noise[0]).mul_(std), None, None
         return grad.sum(0), (grad * noise).sum(0).mul_(std), None, None
-
-
-class FlatAccumulator(Accumulator):
-    """Sums gradients of one chunk of samples after the other, for weights of :meth:`draw`.
-
-    Autograd stops at the samples' weights: at each variable, or at the whole vector if it is small.
-    From there the two sums ``d mean += sum_s g_s`` and ``d log_std += sum_s g_s * noise_s`` are
-    computed in place while ``g`` is in the cache; the factor ``std``, common to all samples, is
-    applied once at the end. If the first chunk is one sample, its sums take the memory of its
-    noise and weights, so that a step with one sample allocates nothing else.
-
-    Parameters
-    ----------
-    mean, log_std, std, fixed
-        ``(n,)``, and ``(m,)`` or None.
-    layout
-        Layout of the variables in the flat weights.
-    """
-
-    def __init__(
-        self,
-        mean: nn.Parameter,
-        log_std: nn.Parameter,
-        std: Tensor,
-        fixed: nn.Parameter | None,
-        layout: Layout,
-    ) -> None:
-        super().__init__([] if fixed is None else [fixed])
-        self._mean, self._std = mean.detach(), std
-        self._learning = mean.requires_grad, log_std.requires_grad
-        self._layout = layout
-        self._pair: tuple[Tensor, Tensor] | None = None
-        self._buffers = self._empty(0)  # noise and weights of a chunk
-        self._leaves: list[Tensor] = []
-        self._whole = False
-        self._noise: Tensor | None = None
-
-    def noise(self, count: int) -> Tensor:
-        """Return ``(k, n)`` memory for the noise of the next chunk; overwrites the last noise."""
-        if len(self._buffers[0]) < count:
-            self._buffers = self._empty(count)
-        return self._buffers[0][:count]
-
-    def _empty(self, count: int) -> tuple[Tensor, Tensor]:
-        noise = self._mean.new_empty(count, self._layout.size)
-        return noise, torch.empty_like(noise)
-
-    def draw(self, noise: Tensor) -> dict[str, Tensor]:
-        """Return ``(k, *shape)`` weights of the next chunk by name; overwrites the last weights.
-
-        ``noise``: ``(k, n)``, in the memory of :meth:`noise`.
-        """
-        weights = self._buffers[1][: len(noise)]
-        torch.addcmul(self._mean, self._std, noise, out=weights)
-        self._noise, self._whole = noise, weights.numel() <= BLOCK
-        self._leaves = [part.detach().requires_grad_() for part in self._parts(weights)]
-        if self._whole:
-            return self._layout.named(self._leaves[0])
-        return dict(zip(self._layout.names, self._leaves, strict=True))
-
-    def _parts(self, flat: Tensor) -> list[Tensor]:
-        """Return a tensor ``(..., n)`` as leaves of autograd: whole if small, else by variable."""
-        return [flat] if self._whole else self._layout.views(flat)
-
-    def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
-        """Add the gradient of the last drawn chunk."""
-        assert self._noise is not None, "nothing was drawn since the last backward pass"
-        noise, self._noise = self._noise, None
-        count = len(self._leaves)
-        found = torch.autograd.grad(
-            value, [*self._leaves, *self.parameters], upstream, allow_unused=True
-        )
-        self._leaves = []
-        first = self._pair is None and len(noise) == 1
-        if first:
-            self._pair, self._buffers = (self._buffers[1][0], noise[0]), self._empty(0)
-        parts = [self._parts(t) for t in (noise, *self._totals())]
-        for gradient, e, mean, log_std in zip(found[:count], *parts, strict=True):
-            if first:
-                _set_sums(gradient, mean, log_std)
-            elif gradient is not None:
-                _add_sums(gradient, e, mean, log_std)
-        self._add(found[count:])
-
-    def _totals(self) -> tuple[Tensor, Tensor]:
-        """Sums for mean and log_std; zero before the first chunk."""
-        if self._pair is None:
-            self._pair = torch.zeros_like(self._mean), torch.zeros_like(self._mean)
-        return self._pair
-
-    def gradients(self) -> list[Tensor | None]:
-        """Return the gradients of mean, log_std, fixed in this order, without frozen ones."""
-        mean, log_std = self._totals()
-        both = mean, log_std.mul_(self._std)
-        own = [d for d, learns in zip(both, self._learning, strict=True) if learns]
-        return [*own, *super().gradients()]
-
-
-def _set_sums(gradient: Tensor | None, mean: Tensor, noise: Tensor) -> None:
-    """Write the ``(1, *shape)`` gradient of a sample to ``mean``, and multiply its noise by it."""
-    if gradient is None:
-        mean.zero_()
-        noise.zero_()
-        return
-    mean.copy_(gradient[0])
-    noise.mul_(gradient[0])
-
-
-def _add_sums(gradient: Tensor, noise: Tensor, mean: Tensor, log_std: Tensor) -> None:
-    """Add sums over ``(k, *shape)`` gradients, and over gradients times noise, to the totals."""
-    if len(gradient) > 1 and gradient.numel() <= BLOCK:  # few operations
-        mean.add_(gradient.sum(0))
-        log_std.add_((gradient * noise).sum(0))
-        return
-    for one, e in zip(gradient, noise, strict=True):  # without temporaries of this size
-        mean.add_(one)
-        log_std.addcmul_(one, e)
 
 
 class Divergence(torch.autograd.Function):

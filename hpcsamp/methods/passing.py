@@ -67,6 +67,15 @@ class Passing(nn.Module):
     def accumulating(self) -> AbstractContextManager[Accumulator]:
         """See :meth:`Method.accumulating`."""
 
+    def early(self) -> Sequence[Sequence[tuple[str, slice]]]:
+        """Return the parts of the gradient that are complete one after the other in the last
+        backward pass of :meth:`Method.accumulating`, in the order of the layers.
+
+        A part is a list of names of flat parameters, each with a slice; together the parts cover
+        all trained parameters. Empty if the accumulator has no such parts.
+        """
+        return ()
+
     @property
     def samples_per_pass(self) -> int:
         """Current number of samples of a chunk; may be set to a number or to ``"auto"``."""

@@ -87,7 +87,6 @@ class Optimisation:
                 accumulate=config.data.accumulate,
                 graphs=config.training.graphs,
             )
-            self.loss.check_method(method)
             self.loss.check_samples(config.method.samples)
             self.average = Average(method, config.training.ema)
             self.schedule = Schedule(config, self.optimizer, steps_per_epoch)
@@ -100,3 +99,5 @@ class Optimisation:
             compare_every=COMPARE_EVERY,
             buckets=config.parallel.buckets,
         )
+        with together(topology.world):
+            self.loss.check_method(method)

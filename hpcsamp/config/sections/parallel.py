@@ -25,8 +25,8 @@ class ParallelSection(Section):
         1,
         ge=1,
         description="largest number of parts in which the gradient is exchanged, each as soon as "
-        "the backward pass has finished it (methods whose samples share their weights, such as "
-        "mc_dropout)",
+        "the backward pass has finished it (mc_dropout; mean_field and ivon with loss.memory = "
+        "stream or recompute)",
         json_schema_extra=NOTHING,
     )
     device: str = Field("auto", json_schema_extra=NOTHING)
