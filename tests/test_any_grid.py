@@ -26,7 +26,9 @@ ENSEMBLE = ("method.name=ensemble", "method.prior_std=1.0")
 RUNS: dict[str, tuple[str, ...]] = {
     "mean_field": (),
     "views": ("loss.name=predictive_nll", "augment.crop=1"),
-    "antithetic": ("method.antithetic=true", "method.samples=5"),  # a pair across ranks, one alone
+    "antithetic": (  # a pair across ranks, one alone
+        "method.antithetic=true", "method.samples=5", "parallel.buckets=3",
+    ),
     "flipout": ("method.name=flipout", "method.antithetic=true", "augment.crop=1"),
     "local_reparameterisation": (
         "method.name=local_reparameterisation", "loss.name=predictive_nll",
@@ -51,7 +53,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "swag": SWAG,
     "sharded": ("optimizer.sharded=true", "optimizer.clip=0.5"),
     "importance_weights": ("loss.name=importance_weighted_elbo", "data.shuffle=pool"),
-    "alpha": ("loss.name=alpha_divergence", "loss.memory=recompute", "data.reader=memory"),
+    "alpha": (
+        "loss.name=alpha_divergence", "loss.memory=recompute", "data.reader=memory",
+        "parallel.buckets=2",
+    ),
     "noise": (*VALUES, "optimizer.sharded=weights"),
     "noise_of_members": (*VALUES, *ENSEMBLE, "loss.name=predictive_nll", "loss.memory=recompute"),
     "rollout": (
