@@ -158,6 +158,7 @@ SCHEDULERS = Registry(
 
 Task = Literal["classification", "regression", "multilabel", "segmentation", "counts", "ordinal"]
 Precision = Literal["float32", "float64", "bfloat16"]
+GraphsKey = bool | Literal["auto"]
 
 Strategy = Literal["auto", "loop", "vmap", "batched"]
 

@@ -215,7 +215,6 @@ def test_mean_field_is_exchanged_under_the_backward_pass_of_the_last_samples():
         ("predictive_nll", {}, 'needs loss.memory = "recompute"'),
         ("expected_nll", {"kl": "monte_carlo"}, "gradients that are complete only at the end"),
         ("importance_weighted_elbo", {}, "gradients that are complete only at the end"),
-        ("expected_nll", {"graphs": True}, "training.graphs captures the sums"),
     ],
 )
 def test_losses_whose_gradient_is_not_exchanged_in_buckets(kind, settings, why):

@@ -17,7 +17,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.losses import ELBO, make
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.evaluation import LossEvaluation
-from hpcsamp.losses.graphs import Body, Graphs, check_method
+from hpcsamp.losses.graphs import Body, Graphs, NotCapturedError
 from hpcsamp.methods import Flipout, Ivon, MCDropout, MeanField
 
 ITEMS, SAMPLES = 6, 5
@@ -116,7 +116,7 @@ def test_what_makes_the_host_wait_is_found():
 def test_methods_that_cannot_be_captured(made, why):
     method = made()
     with pytest.raises(UsageError, match=rf"^training\.graphs is not possible: .*{why}") as error:
-        check_method(method, Alone())
+        Graphs().settle(method, Alone())
     assert "\n" not in str(error.value)
     loss = ELBO(make("expected_nll", "classification"), 50, graphs=True)
     with pytest.raises(UsageError, match=why):
@@ -136,7 +136,7 @@ def test_losses_that_cannot_be_captured():
     ],
 )
 def test_steps_that_cannot_be_captured(monkeypatch, change, why):
-    monkeypatch.setattr("hpcsamp.losses.graphs.check_method", lambda *_: None)  # as on a GPU
+    monkeypatch.setattr("hpcsamp.losses.graphs.why_not", lambda *_: "")  # as on a GPU
     step = replace(evaluation(MeanField(network(), seed=3), 2), **change)
     if isinstance(step.x, dict):
         from hpcsamp.weights import inputs_of
@@ -145,6 +145,50 @@ def test_steps_that_cannot_be_captured(monkeypatch, change, why):
     with pytest.raises(UsageError, match=f"^training\\.graphs is not possible: .*{why}") as error:
         Graphs().prepare(step)
     assert "\n" not in str(error.value)
+
+
+def test_auto_evaluates_without_a_graph_what_cannot_be_captured(monkeypatch, capsys):
+    told = "hpcsamp: training.graphs = auto: no CUDA graphs are used, because "
+    x, y = torch.randn(4, 3), torch.arange(4)
+    values = []
+    for graphs in (False, "auto"):
+        loss = ELBO(make("expected_nll", "classification"), 50, graphs=graphs)
+        method = MeanField(network(), seed=3)
+        loss.check_method(method)
+        values += [loss(method, x, y, samples=2).item() for _ in range(2)]
+    assert len(set(values)) == 1
+    assert capsys.readouterr().err == told + (
+        "CUDA graphs need a GPU, but this run uses the device type cpu\n"
+    )
+    ELBO(make("predictive_nll", "classification"), 50, graphs="auto").check_method(method)
+    assert capsys.readouterr().err.startswith(told + "it needs loss.memory")
+
+    def refused(_):
+        raise NotCapturedError("operation not permitted")
+
+    monkeypatch.setattr("hpcsamp.losses.graphs.why_not", lambda *_: "")  # as on a GPU
+    monkeypatch.setattr("hpcsamp.losses.graphs.Captured", refused)
+    loss = ELBO(make("expected_nll", "classification"), 50, graphs="auto")
+    loss.check_method(method)
+    assert capsys.readouterr().err.count("replayed from a CUDA graph\n") == 1
+    assert [loss(method, x, y, samples=2).item() for _ in range(2)] == values[:2]
+    assert capsys.readouterr().err == told + "operation not permitted\n"
+    with pytest.raises(UsageError, match="not possible: operation not permitted"):
+        ELBO(make("expected_nll", "classification"), 50, graphs=True)(method, x, y, samples=2)
+
+
+def test_buckets_and_graphs_exclude_each_other(monkeypatch):
+    monkeypatch.setattr("hpcsamp.losses.graphs.early_of", lambda _: object())
+    method = MeanField(network(), seed=3)
+    monkeypatch.setattr("hpcsamp.losses.graphs.next", lambda _: Gpu(), raising=False)
+    with pytest.raises(UsageError, match=r"parallel\.buckets exchanges"):
+        Graphs().settle(method, Alone())
+
+
+class Gpu:
+    """Stands for a parameter on a GPU."""
+
+    device = torch.device("cuda")
 
 
 def test_a_run_on_a_cpu_is_refused(hpcsamp, small, tmp_path):

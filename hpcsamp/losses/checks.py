@@ -100,7 +100,7 @@ def is_whole(value: Any) -> bool:
     return True
 
 
-def check_early(method: Method, loss: DataLoss, kl: str, memory: str, graphs: bool) -> None:
+def check_early(method: Method, loss: DataLoss, kl: str, memory: str) -> None:
     """Refuse an exchange in buckets if a gradient is not complete layer by layer within the loss.
 
     Raises
@@ -108,9 +108,7 @@ def check_early(method: Method, loss: DataLoss, kl: str, memory: str, graphs: bo
     UsageError
         If it is not; the message names the reason.
     """
-    if graphs:
-        why = "training.graphs captures the sums of a step, which are exchanged after it"
-    elif loss.joint or kl == "monte_carlo":
+    if loss.joint or kl == "monte_carlo":
         why = "the densities of draws have gradients that are complete only at the end"
     elif memory == "keep":
         why = 'it needs loss.memory = "recompute", or "stream" for a linear loss, not "keep"'

@@ -22,9 +22,9 @@ from hpcsamp.losses.base import DataLoss
 from hpcsamp.losses.batch import Step
 from hpcsamp.losses.checks import NoiseWatch, check_arguments, check_call, check_early
 from hpcsamp.losses.evaluation import LossEvaluation
-from hpcsamp.losses.graphs import Graphs, check_method
+from hpcsamp.losses.graphs import Graphs
 from hpcsamp.methods import Method
-from hpcsamp.names import KL, Memory
+from hpcsamp.names import KL, GraphsKey, Memory
 from hpcsamp.watchdog import here
 from hpcsamp.weights import inputs_of
 from hpcsamp.weights.inputs import tensors
@@ -78,7 +78,8 @@ class ELBO:
         fewer items is evaluated item by item.
     graphs
         Whether the data term and its gradient are replayed from a CUDA graph
-        (:mod:`hpcsamp.losses.graphs`), which needs a GPU, ``memory="stream"`` and fixed sizes.
+        (:mod:`hpcsamp.losses.graphs`), which needs a GPU, ``memory="stream"`` and fixed sizes;
+        ``"auto"``: if nothing prevents it.
 
     Raises
     ------
@@ -99,7 +100,7 @@ class ELBO:
         memory: Memory = "auto",
         kl: KL = "analytic",
         accumulate: int = 1,
-        graphs: bool = False,
+        graphs: GraphsKey = False,
     ) -> None:
         check_arguments(data_loss, items, collectives, temperature, warmup, accumulate)
         _one_of("memory", memory, get_args(Memory))
@@ -111,10 +112,11 @@ class ELBO:
                 f'loss.memory = "stream" needs a loss that is linear in the samples, but '
                 f'{type(data_loss).__name__} is not; use "recompute"'
             )
-        if graphs and memory != "stream":
-            raise UsageError(
-                f'training.graphs is not possible: it needs loss.memory = "stream", for a loss '
-                f"linear in the samples, not {memory} for {type(data_loss).__name__}"
+        why = ""
+        if memory != "stream":
+            why = (
+                f'it needs loss.memory = "stream", for a loss linear in the samples, not {memory} '
+                f"for {type(data_loss).__name__}"
             )
         self.data_loss = data_loss
         self.items = items
@@ -125,7 +127,7 @@ class ELBO:
         self.memory = memory
         self.kl = kl
         self.accumulate = accumulate
-        self.graphs = Graphs() if graphs else None
+        self.graphs = Graphs(graphs == "auto", why) if graphs else None
         self.parts = Parts()
         self._settings = {"data_loss": settings_of(data_loss), "exact": exact, "kl": kl}
         self._noise = NoiseWatch()
@@ -241,7 +243,7 @@ class ELBO:
         ratio = penalty = early = None
         exchange = early_of(method) if learns else None
         if exchange is not None:
-            check_early(method, self.data_loss, self.kl, self.memory, self.graphs is not None)
+            self.check_method(method)
         check_parts(self.data_loss, self.kl, c.model_size)
         if self.data_loss.joint:
             ratio = factor * method.log_ratio(own_samples, step)
@@ -283,9 +285,9 @@ class ELBO:
             If they cannot; the message names the reason.
         """
         if self.graphs is not None:
-            check_method(method, self.collectives)
+            self.graphs.settle(method, self.collectives)
         if early_of(method) is not None:
-            check_early(method, self.data_loss, self.kl, self.memory, self.graphs is not None)
+            check_early(method, self.data_loss, self.kl, self.memory)
 
     def check_samples(self, samples: int) -> None:
         """Check that S samples are enough for this loss on these ranks; each call does this too.

@@ -98,7 +98,7 @@ class LossEvaluation:
             exchanged: Tensor = Exchanged.apply(begun, self.early, anchor)
             return exchanged
         shares = self.method.shared_out
-        small = self.graphs is None and self._is_small(memory)
+        small = (self.graphs is None or self.graphs.off) and self._is_small(memory)
         whole = self.accumulate == 1 and (memory == "keep" or small)
         if (whole and not shares) or not torch.is_grad_enabled():
             return self._keep()

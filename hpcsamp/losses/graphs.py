@@ -8,6 +8,7 @@ number that determines all noise, are copied to tensors at fixed addresses befor
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from hpcsamp.collectives import Collectives
+from hpcsamp.collectives import Collectives, early_of
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.methods.failing import line_of
@@ -33,13 +34,64 @@ Result = tuple[Tensor, list[Tensor | None]]
 
 
 class Graphs:
-    """The graphs of a loss, one for each combination of sizes."""
+    """The graphs of a loss, one for each combination of sizes.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    auto
+        Whether steps that cannot be captured are evaluated without a graph; rank 0 writes one line
+        that says so and why. Otherwise they are refused.
+    why
+        Reason against it that holds for any method, or empty.
+
+    Raises
+    ------
+    UsageError
+        If there is a reason, unless ``auto``.
+
+    Attributes
+    ----------
+    off
+        Whether steps are evaluated without a graph, because one cannot be captured.
+    """
+
+    def __init__(self, auto: bool = False, why: str = "") -> None:
         self._captured: dict[Any, Captured] = {}
+        self._auto, self._why = auto, why
+        self.off = self._told = False
+        if why and not auto:
+            raise _refusal(why)
+
+    def settle(self, method: Method, collectives: Collectives) -> None:
+        """Decide whether the steps of a method are captured, as far as that is known before them.
+
+        Raises
+        ------
+        UsageError
+            If they cannot be captured but must be; the message names the reason.
+        """
+        why = self._why or why_not(method, collectives)
+        if why:
+            self._refuse(why, collectives)
+        elif self._auto and not self._told:
+            self._tell("the draws and passes of a step are replayed from a CUDA graph", collectives)
+
+    def _refuse(self, why: str, collectives: Collectives) -> None:
+        if not self._auto:
+            raise _refusal(why)
+        if not self.off:
+            self._tell(f"no CUDA graphs are used, because {why}", collectives)
+        self.off = True
+
+    def _tell(self, line: str, collectives: Collectives) -> None:
+        self._told = True
+        if collectives.rank == 0:
+            sys.stderr.write(f"hpcsamp: training.graphs = auto: {line}\n")
 
     def prepare(self, step: LossEvaluation) -> Captured | None:
-        """Return the graph for a step, captured if necessary; None if there are too many sizes.
+        """Return the graph for a step, captured if necessary; None if it is evaluated without one.
+
+        There may be too many sizes, or ``auto`` has found a reason.
 
         It must not be called while an autograd graph of the parameters exists: the nodes of that
         graph would belong to a stream that is not captured.
@@ -47,14 +99,26 @@ class Graphs:
         Raises
         ------
         UsageError
-            If the step cannot be captured; the message names the reason.
+            If the step cannot be captured but must be; the message names the reason.
         """
+        if self.off:
+            return None
         name = _name(step)
         if name not in self._captured and len(self._captured) < MOST:
-            check_method(step.method, step.collectives)
-            _check_step(step)
-            self._captured[name] = Captured(step)
+            self.settle(step.method, step.collectives)
+            if why := _why_not(step):
+                self._refuse(why, step.collectives)
+            if self.off:
+                return None
+            try:
+                self._captured[name] = Captured(step)
+            except NotCapturedError as e:
+                self._refuse(str(e), step.collectives)
         return self._captured.get(name)
+
+
+class NotCapturedError(RuntimeError):
+    """CUDA cannot capture a step; the message is that of CUDA in one line."""
 
 
 class Body:
@@ -96,7 +160,7 @@ class Captured:
 
     Raises
     ------
-    UsageError
+    NotCapturedError
         If something in the step cannot be captured.
     """
 
@@ -117,7 +181,7 @@ class Captured:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as e:
-            raise UsageError(f"training.graphs is not possible: {line_of(e)}") from e
+            raise NotCapturedError(line_of(e)) from e
 
     def replay(self, step: LossEvaluation) -> Result:
         """Return value and gradients of a step; the next replay does not overwrite them."""
@@ -127,39 +191,35 @@ class Captured:
         return value.clone(), [None if g is None else g.clone() for g in gradients]
 
 
-def check_method(method: Method, collectives: Collectives) -> None:
-    """Refuse a method whose steps cannot be captured.
+def _refusal(why: str) -> UsageError:
+    return UsageError(f"training.graphs is not possible: {why}; set training.graphs = false")
 
-    Raises
-    ------
-    UsageError
-        If its steps cannot be captured; the message names the reason.
-    """
+
+def why_not(method: Method, collectives: Collectives) -> str:
+    """Return why the steps of a method cannot be captured; empty if nothing is known against it."""
     device = next(method.parameters()).device
     if not vars(type(method)).get("captures", False):
-        why = f"it works with mean_field and mc_dropout, not with {type(method).__name__}"
-    elif method.shared_out or collectives.model_size > 1:
-        why = "the ranks exchange parts of the network within a pass"
-    elif method.compiled:
-        why = "training.compile already captures the passes"
-    elif device.type != "cuda":
-        why = f"CUDA graphs need a GPU, but this run uses the device type {device.type}"
-    else:
-        return
-    raise UsageError(f"training.graphs is not possible: {why}; set training.graphs = false")
+        return f"it works with mean_field and mc_dropout, not with {type(method).__name__}"
+    if method.shared_out or collectives.model_size > 1:
+        return "the ranks exchange parts of the network within a pass"
+    if method.compiled:
+        return "training.compile already captures the passes"
+    if device.type != "cuda":
+        return f"CUDA graphs need a GPU, but this run uses the device type {device.type}"
+    if early_of(method) is not None:
+        return "parallel.buckets exchanges the gradient within a pass"
+    return ""
 
 
-def _check_step(step: LossEvaluation) -> None:
-    """Refuse a step whose batch or network cannot be captured."""
+def _why_not(step: LossEvaluation) -> str:
+    """Return why a step with this batch or network cannot be captured; empty if it may be."""
     if not all(isinstance(t, Tensor) for t in (step.x, step.items.target)):
-        why = "there are several inputs or targets"
-    elif step.undo is not None:
-        why = "augmentation is undone at the outputs, in a different way in each step"
-    elif step.method.state.whole or step.method.state.changing:
-        why = "the network keeps state between its passes, or normalises over the batch"
-    else:
-        return
-    raise UsageError(f"training.graphs is not possible: {why}; set training.graphs = false")
+        return "there are several inputs or targets"
+    if step.undo is not None:
+        return "augmentation is undone at the outputs, in a different way in each step"
+    if step.method.state.whole or step.method.state.changing:
+        return "the network keeps state between its passes, or normalises over the batch"
+    return ""
 
 
 def _tensors(step: LossEvaluation) -> dict[str, Tensor]:
@@ -185,6 +245,6 @@ def _name(step: LossEvaluation) -> Any:
         *(b.data_ptr() for b in method.buffers()),
         *(part.training for network in method.networks for part in network.modules()),
         *(id(method), method.way, method.samples_per_pass, id(step.loss)),
-        *(step.own_samples, step.samples, step.stacked, step.exact, step.accumulate),
+        *(step.own_samples, step.samples, step.stacked, step.exact, step.accumulate, step.leads),
         *(step.items.count, step.items.items),
     )

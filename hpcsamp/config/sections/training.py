@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from hpcsamp.config.durations import seconds
 from hpcsamp.config.section import MOST, NOTHING, RESULTS, Section
-from hpcsamp.names import Precision
+from hpcsamp.names import GraphsKey, Precision
 
 
 class TrainingSection(Section):
@@ -44,10 +44,11 @@ class TrainingSection(Section):
         "the first step",
         json_schema_extra=NOTHING,
     )
-    graphs: bool = Field(
+    graphs: GraphsKey = Field(
         False,
         description="replay the draws and passes of a step from a CUDA graph, which the first step "
-        "captures (mean_field and mc_dropout with a loss that is linear in the samples, on a GPU)",
+        "captures (mean_field and mc_dropout with a loss that is linear in the samples, on a GPU); "
+        "auto: if nothing prevents it",
         json_schema_extra=NOTHING,
     )
     evaluate_every: int = Field(
