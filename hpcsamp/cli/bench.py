@@ -40,6 +40,10 @@ COMMANDS = {
         "Measure the coverage of conformal intervals over many fits and over a drifting time "
         "series.",
     ),
+    "forecast": (
+        "hpcsamp.cli.bench_forecast:forecast",
+        "Compare forecasts of runs with seasonal naive, SARIMA and boosted quantiles.",
+    ),
     "dropout": (
         "hpcsamp.cli.bench_dropout:dropout",
         "Time Monte Carlo dropout against plain passes over a batch S/P times as large.",

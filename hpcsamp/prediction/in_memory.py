@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.tasks import View, items, views
 from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.layout import FileLayout
+
+if TYPE_CHECKING:
+    from hpcsamp.prediction.evaluator import Evaluation
 
 TARGETS = ("target", "error", "log_density")
 """Variables of a file that need targets."""
@@ -44,10 +48,13 @@ class Predicted:
         Layout of the arrays.
     values
         Arrays by the names of the variables in the layout.
+    evaluation
+        Metrics of a split; None for items without targets.
     """
 
     layout: FileLayout
     values: Mapping[str, np.ndarray]
+    evaluation: Evaluation | None = None
 
 
 def predict_items(
@@ -177,6 +184,7 @@ def predict_split(
     *,
     quantiles: Sequence[float] = (),
     keep_samples: bool = False,
+    full: bool = False,
 ) -> Predicted:
     """Predict a split of a dataset, as ``hpcsamp predict`` does. Serial.
 
@@ -186,6 +194,8 @@ def predict_split(
         Split opened by :meth:`Posterior.open`.
     quantiles, keep_samples
         As for :func:`predict_items`.
+    full
+        Whether to compute all metrics.
     """
     evaluator = posterior.evaluator(dataset)
     try:
@@ -206,9 +216,9 @@ def predict_split(
         series = AdaptiveIntervals(posterior, evaluator, view)
         asked = series.wanted(list(wanted))
         found = evaluator.run(
-            posterior.method, sink=series.sink(keep), wanted=asked, quantiles=quantiles
+            posterior.method, full=full, sink=series.sink(keep), wanted=asked, quantiles=quantiles
         )
         values |= {n: v.astype(values[n].dtype) for n, v in series.finish(found).items()}
     finally:
         evaluator.close()
-    return Predicted(layout, values)
+    return Predicted(layout, values, found)
