@@ -38,8 +38,8 @@ def fields(splits: dict[str, int], *, step: int = 6, seed: int = 0) -> ArraySour
         task="regression",
         normalize_y=True,
         arrays={
-            "x": ArraySpec.plan((8, 3, 2), "<f8"),
-            "y": ArraySpec.plan((2, 3, 2), "<f8"),
+            "x": ArraySpec.plan((8, 3, 2), "<f8", chunk_bytes=1000),
+            "y": ArraySpec.plan((2, 3, 2), "<f8", chunk_bytes=1000),
         },
         splits=splits,
         source={"name": "fields"},

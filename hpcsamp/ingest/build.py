@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcsamp import serial
+from hpcsamp.data.climatology import ClimatologySums, write_climatology
 from hpcsamp.data.manifest import NAME, Manifest, ShardEntry, Stats, read_manifest
 from hpcsamp.data.offsets import Offsets
 from hpcsamp.data.roles import check_roles, counted, targets_of
@@ -28,6 +29,7 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.files import sync, write_whole
 from hpcsamp.grid import together
 from hpcsamp.ingest.checks import add_moments, check_block, check_moments
+from hpcsamp.ingest.climate import add_climate, climate_sums, variables_of
 from hpcsamp.ingest.identity import identity, plan_shards, schema_of, versions
 from hpcsamp.ingest.slab_shapes import Slabs, in_slabs
 from hpcsamp.ingest.source import Source
@@ -150,6 +152,9 @@ def _write(
                 if first + rank < len(shards):
                     writer.finish(shards[first + rank], stats)
         with together(comm):
+            if rank == 0:
+                writer.climatology(shards)
+        with together(comm):
             manifest = _manifest(source, uid, origin, stats, [writer.entry(s) for s in shards])
         with together(comm):
             if lock is not None:
@@ -199,7 +204,7 @@ def _prepare(target: Path, folder: Path, uid: str, overwrite: bool) -> None:
 
 def _publish(manifest: Manifest, folder: Path, target: Path) -> None:
     """Turn the finished folder into the dataset: write the manifest last, then rename it once."""
-    for note in [*folder.glob("shard-*.json"), folder / "uid"]:
+    for note in [*folder.glob("shard-*.json"), *folder.glob("shard-*.npz"), folder / "uid"]:
         note.unlink()
     manifest.write(folder)
     sync(folder)
@@ -275,6 +280,7 @@ class _Writer:
             return
         path = self.folder / shard_name(shard["number"])
         moments: dict[str, Moments] = {}
+        sums = climate_sums(self.source) if shard["split"] == "train" else None
         attributes = header(
             schema=schema_of(self.source),
             uid=self.uid,
@@ -288,7 +294,7 @@ class _Writer:
         written = write_shard(
             path,
             self.source.arrays,
-            self._blocks(shard, moments),
+            self._blocks(shard, moments, sums),
             shard["count"],
             attributes,
             self.source.coords,
@@ -298,6 +304,8 @@ class _Writer:
                 if target.class_names is not None
             },
         )
+        if sums is not None:
+            sums.save(self._climate(shard))
         self._record(
             shard,
             {
@@ -308,9 +316,12 @@ class _Writer:
         )
 
     def _blocks(
-        self, shard: Mapping[str, Any], moments: dict[str, Moments]
+        self,
+        shard: Mapping[str, Any],
+        moments: dict[str, Moments],
+        sums: ClimatologySums | None,
     ) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yield the items of a shard after checking them, and collect their moments."""
+        """Yield the items of a shard after checking them; collect moments and climatology."""
         source, split, first = self.source, shard["split"], shard["first"]
         item_bytes = sum(spec.item_bytes for spec in source.arrays.values())
         size = max(1, BLOCK_BYTES // item_bytes)
@@ -322,6 +333,8 @@ class _Writer:
             check_block(source, block, where)
             if split == "train":
                 add_moments(source, block, moments)
+            if sums is not None:
+                add_climate(sums, source, block)
             yield block
 
     def stats(self, shards: list[dict[str, Any]]) -> dict[str, Stats]:
@@ -335,6 +348,20 @@ class _Writer:
         }
         check_moments(self.source, found)
         return {name: moments.stats() for name, moments in found.items()}
+
+    def _climate(self, shard: Mapping[str, Any]) -> Path:
+        return (self.folder / shard_name(shard["number"])).with_suffix(".npz")
+
+    def climatology(self, shards: list[dict[str, Any]]) -> None:
+        """Write the climatology of train, from sums over all shards in shard order."""
+        total = climate_sums(self.source)
+        if total is None:
+            return
+        for shard in shards:
+            if shard["split"] == "train":
+                total.merge(ClimatologySums.load(self._climate(shard)))
+        variables = variables_of(self.source)
+        write_climatology(self.folder, total.solve(), self.uid, variables, total.span)
 
     def finish(self, shard: Mapping[str, Any], stats: Mapping[str, Stats]) -> None:
         """Second pass: write statistics into a shard, and hash the finished file."""

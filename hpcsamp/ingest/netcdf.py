@@ -91,6 +91,19 @@ class Gridded(Source):
             found[sample] = values[rows].astype(np.float64)
         return found
 
+    @property
+    def after(self) -> np.timedelta64 | None:
+        """See :class:`Source`; unknown if times are not regular."""
+        sample = "" if self.x_stack is None else self.x_stack.sample
+        if not self.lead or any(part.get(sample, None) is None for part in self.parts):
+            return None
+        times = np.concatenate([part[sample].values for part in self.parts])
+        steps = np.diff(times) if times.dtype.kind == "M" else times[:0]
+        if not len(steps) or (steps != steps[0]).any():
+            return None
+        found: np.timedelta64 = (self.lead * steps[0]).astype("timedelta64[s]")
+        return found
+
     def content(self) -> str:
         """See :class:`Source`.
 

@@ -77,6 +77,12 @@ class Source(ABC):
             If they cannot be read; the message names the file, item or variable.
         """
 
+    @property
+    def after(self) -> np.timedelta64 | None:
+        """Time from the input of an item to its target; None if it is unknown."""
+        amount, _, unit = self.meaning.get("y", {}).get("lead", "").partition(" ")
+        return np.timedelta64(round(float(amount) * 3600), "s") if unit == "h" else None
+
     def content(self) -> str:
         """Return a digest of the items, or "" if :attr:`source` and the shapes identify them."""
         return ""

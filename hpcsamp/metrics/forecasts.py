@@ -128,8 +128,8 @@ class ForecastSums:
             ``(n, h, W)`` observed state, NaN where it is missing, and initial state, which is the
             persistence forecast.
         mean, std
-            ``(h, W)`` climatology, NaN where there is none; the event is a value above
-            ``mean + std``.
+            Climatology, ``(n, h, W)`` mean at the times of the items, or ``(h, W)``, and ``(h, W)``
+            deviation; NaN where there is none. The event is a value above ``mean + std``.
         areas
             ``(regions, h)`` weights of the latitudes in each region.
         """

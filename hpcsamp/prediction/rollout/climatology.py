@@ -1,61 +1,56 @@
-"""Climatology of a training set: mean and standard deviation of each variable at each point."""
+"""Climatology of a training set, which its ingest has written or the first scores compute."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
-import h5py
 import numpy as np
 
-from hpcsamp.files import whole
+from hpcsamp.data.climatology import (
+    Climatology,
+    ClimatologySums,
+    read_climatology,
+    write_climatology,
+)
 from hpcsamp.grid import share, together
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.prediction.rollout.reading import read_items
+from hpcsamp.run.rollout.clock import clock_of
+from hpcsamp.tasks.coordinates import read_coordinates
 from hpcsamp.tasks.units import Units
 
-NAME = "climatology.h5"
 
+def climatology(posterior: Posterior, units: Units, variables: list[str]) -> Climatology:
+    """Return the climatology of the training targets in the units of the data. Collective.
 
-def climatology(posterior: Posterior, units: Units) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation over the targets of the training split. Collective.
+    If the dataset has none, it is computed in one pass that the ranks share, and kept in the
+    dataset folder if that is writable.
 
-    They are computed once, in one pass that the ranks share, and kept in the dataset folder if it
-    is writable; a file written for another dataset is not used.
-
-    Returns
-    -------
-    mean, std
-        ``(V, H, W)`` float64 in the units of the data; NaN where no target is observed.
+    Raises
+    ------
+    DataError
+        If the file of the dataset is damaged, or of other years or variables; on every rank.
     """
-    world, found = posterior.topology.world, None
+    world, root = posterior.topology.world, posterior.topology.is_root
     with together(world):
         dataset = posterior.training_set()
-        path = dataset.path / NAME
-        if posterior.topology.is_root and path.is_file():
-            with suppress(OSError, KeyError), h5py.File(path, "r", locking=False) as f:
-                if f.attrs["dataset_uid"] == dataset.uid:
-                    # files without counts are older, and NaN where any target is missing
-                    found = (f["mean"][:], f["std"][:]) if "count" in f else None
+        found = read_climatology(dataset.path, dataset.uid, variables) if root else None
     found = world.bcast(found)
     if found is not None:
         return found
-    sums = np.zeros((3, *dataset.y_shape))
+    sums = ClimatologySums(dataset.y_shape)
     with together(world), dataset:
+        clock = clock_of(dataset.manifest, read_coordinates(dataset).per_item)
         for item in share(dataset.count, world.size, world.rank):
-            # standardised values are near 0, so sums of squares keep their digits
-            y = read_items(posterior, dataset, [item]).y[0].double().cpu().numpy()
-            known = np.isfinite(y)
-            y = np.where(known, y, 0.0)
-            sums += np.stack([y, y**2, known])
-    *sums, count = world.allreduce(sums)
-    with np.errstate(invalid="ignore"):
-        first, second = (total / count for total in sums)
-    shape = (-1, *[1] * (len(dataset.y_shape) - 1))
-    scale, shift = units.scale.reshape(shape), units.shift.reshape(shape)
-    mean = first * scale + shift
-    std = np.sqrt(np.maximum(second - first**2, 0)) * scale
-    if posterior.topology.is_root:
-        with suppress(OSError), whole(path) as part, h5py.File(part, "w") as f:
-            f["mean"], f["std"], f["count"] = mean, std, count
-            f.attrs["dataset_uid"] = dataset.uid
-    return mean, std
+            y = units.value(read_items(posterior, dataset, [item]).y).cpu().numpy()
+            sums.add(clock.at(np.array([item]), 1) if clock.known else None, y)
+    parts = world.gather(sums)
+    if root:
+        for part in parts[1:]:
+            sums.merge(part)
+        found = sums.solve()
+        with suppress(OSError):
+            write_climatology(dataset.path, found, dataset.uid, variables, sums.span)
+    found = world.bcast(found)
+    assert found is not None
+    return found

@@ -49,7 +49,7 @@ class Scoring:
         area = march.view.coordinates.area_weights()
         flat = np.ones(len(self.latitude)) if area is None else area.ravel()
         self.areas = region_weights(self.latitude, flat)
-        self.mean, self.std = climatology(p, march.view.units)
+        self.climatology = climatology(p, march.view.units, list(march.channels.variables))
         variables = len(march.channels.variables)
         self.sums = ForecastSums(steps, variables, p.samples, len(axes[1].values))
         self.counts = sample_counts(p.method, p.samples, p.collectives)
@@ -64,13 +64,16 @@ class Scoring:
         with together(p.topology.world):
             observed = self._observed(later[keep], state)[:, :, part]
             initial = self._initial(batch, keep)[:, :, part]
+        clock, normal = self.march.clock, self.climatology
+        times = clock.at(batch.index[keep], lead) if clock.known else None
+        mean = normal.mean(times, len(keep), rows)
         for v in range(state.shape[2]):
             mine = state[:, keep, v].contiguous()
             whole = mine
             if group.sample_size > 1:
                 whole = group.gather(mine, self.counts, "sample")
             members = whole[:, :, part].cpu().numpy()
-            here = self.mean[v, part], self.std[v, part]
+            here = mean[:, v], normal.std[v, part]
             self.sums.add(
                 lead - 1, v, members, observed[:, v], initial[:, v], *here, self.areas[:, part]
             )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpcsamp.data.manifest import Manifest
-from hpcsamp.errors import DataError
-
-SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-HOURS = "hours since 1970-01-01"
+from hpcsamp.data.times import parse_times
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,11 @@ class Clock:
 
     times: np.ndarray | None
     step: np.timedelta64 | None
+
+    @property
+    def known(self) -> bool:
+        """Whether the times of all lead times are known."""
+        return self.times is not None and self.step is not None
 
     def at(self, index: np.ndarray, lead: int) -> np.ndarray:
         """Return the times of items after ``lead`` steps."""
@@ -71,26 +72,3 @@ def clock_of(manifest: Manifest, per_item: dict[str, tuple[np.ndarray, str]]) ->
     elif unit == "items" and times is not None and len(times) > 1:
         step = int(amount) * np.diff(np.sort(times)).min()
     return Clock(times, step)
-
-
-def parse_times(values: np.ndarray, units: str) -> np.ndarray:
-    """Convert numbers with CF units such as ``hours since 1900-01-01`` to datetime64[s].
-
-    Raises
-    ------
-    DataError
-        If the units are not days, hours, minutes or seconds since a date.
-    """
-    if values.dtype.kind == "M":
-        return values.astype("datetime64[s]")
-    found = re.fullmatch(r"(second|minute|hour|day)s? since (\S+)(?:[ T](\S+))?.*", units.strip())
-    if found is None:
-        raise DataError(
-            f"times have units {units!r}, but '(hours or days ...) since DATE' is needed"
-        )
-    unit, day, clock = found.groups()
-    try:
-        epoch = np.datetime64(day if clock is None else f"{day}T{clock}", "s")
-    except ValueError:
-        raise DataError(f"times have units {units!r}, whose date cannot be read") from None
-    return epoch + np.round(np.asarray(values, float) * SECONDS[unit]).astype("timedelta64[s]")

@@ -58,7 +58,7 @@ class Trajectories:
         coordinates = read_coordinates(dataset)
         self.units: Units = units_of(dataset, coordinates)
         self.clock = clock_of(dataset.manifest, coordinates.per_item)
-        if self.clock.times is None or self.clock.step is None:
+        if not self.clock.known:
             lacks = "times of its items" if self.clock.times is None else "the length of a step"
             raise UsageError(f"{asked}: {dataset.path} does not state {lacks}")
         later = np.stack([self.clock.item_at(lead) for lead in range(steps)], 1)
