@@ -100,7 +100,7 @@ def _fault(run: Run, config: RunConfig) -> str:
         return f'method.name = "{config.method.name}", whose noise differs between applications'
     found = {
         "parallel.model > 1": run.method.spread is not None,
-        "training.graphs": config.training.graphs,
+        "training.graphs": config.training.graphs is True,
         "training.compile": config.training.compile,
         "augment": config.augment.active,
     }

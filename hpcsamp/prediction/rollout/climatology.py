@@ -45,7 +45,7 @@ def climatology(posterior: Posterior, units: Units, variables: list[str]) -> Cli
             y = units.value(read_items(posterior, dataset, [item]).y).cpu().numpy()
             sums.add(clock.at(np.array([item]), 1) if clock.known else None, y)
     parts = world.gather(sums)
-    if root:
+    if parts is not None:  # on the root
         for part in parts[1:]:
             sums.merge(part)
         found = sums.solve()

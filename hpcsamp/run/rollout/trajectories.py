@@ -63,8 +63,10 @@ class Trajectories:
             raise UsageError(f"{asked}: {dataset.path} does not state {lacks}")
         later = np.stack([self.clock.item_at(lead) for lead in range(steps)], 1)
         self.known = np.logical_and.accumulate(later >= 0, axis=1)
-        longest, hours = int(self.known.sum(1).max()), self.clock.step / np.timedelta64(1, "h")
+        longest = int(self.known.sum(1).max())
         if longest < steps:
+            assert self.clock.step is not None
+            hours = self.clock.step / np.timedelta64(1, "h")
             raise UsageError(
                 f"{asked}: no item of {dataset.split} in {dataset.path} is followed by "
                 f"{steps - 1} later ones, each {hours:g} h after the "
