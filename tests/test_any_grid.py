@@ -50,6 +50,9 @@ RUNS: dict[str, tuple[str, ...]] = {
     "anchored": (*ENSEMBLE, "method.anchored=true"),
     "sgld": SGLD,
     "svgd": ("method.name=svgd", "optimizer.clip=0.5"),
+    "svgd_of_functions": (
+        "method.name=svgd", "method.flow=wasserstein", "method.space=function", "augment.crop=1",
+    ),
     "swag": SWAG,
     "sharded": ("optimizer.sharded=true", "optimizer.clip=0.5"),
     "importance_weights": ("loss.name=importance_weighted_elbo", "data.shuffle=pool"),

@@ -131,6 +131,75 @@ def test_weights_without_uncertainty_follow_their_own_gradient():
     assert torch.allclose(moved[:, 1:], wanted[:, 1:], rtol=1e-10)
 
 
+def network(member):
+    torch.manual_seed(member)
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+
+
+@pytest.mark.parametrize(
+    ("passes", "memory", "accumulate"), [(4, "keep", 1), (1, "stream", 3), (3, "recompute", 1)]
+)
+def test_functions_repel_each_other_by_the_published_direction(passes, memory, accumulate):
+    """With whole Jacobians; source: D'Angelo and Fortuin 2021, section 3.2."""
+    method = SVGD(
+        network, 4, prior_std=PRIOR, flow="wasserstein", space="function", bandwidth=20.0,
+        samples_per_pass=passes,
+    )  # fmt: skip
+    method.begin(N, 1, 1)
+    optimizer = distribute(torch.optim.SGD(method.parameters(), lr=0.01), Alone(), method)
+    x, y = torch.randn(5, 2).double(), torch.randn(5, 2).double()
+    w = method.weights.detach().clone()
+    loss = ELBO(ExpectedNLL(Gaussian(NOISE)), N, memory=memory, accumulate=accumulate)
+    for again in range(2):  # nothing of the first step is left in the second
+        w = method.weights.detach().clone()
+        loss(method, x + again, y, samples=4).backward()
+        raw = method.weights.grad.clone()
+        optimizer.step()
+        optimizer.zero_grad()
+
+        module = network(0)
+
+        def outputs(row, x=x + again, module=module):
+            named = {n: v[0] for n, v in method.layout.named(row[None]).items()}
+            return torch.func.functional_call(module, named, x).flatten()
+
+        f = torch.stack([outputs(row) for row in w])
+        kernel = (-(torch.cdist(f, f) ** 2) / 20).exp()
+        for i in range(4):
+            push = sum(-2 / 20 * kernel[i, j] * (f[i] - f[j]) for j in range(4))
+            jacobian = torch.func.jacrev(outputs)(w[i])
+            wanted = raw[i] + jacobian.T @ push / (N * kernel[i].sum())
+            moved = (w[i] - method.weights[i]) / 0.01
+            assert torch.allclose(moved, wanted, rtol=1e-10, atol=1e-11)
+            assert not torch.allclose(raw[i], wanted, rtol=1e-6)
+
+
+class Normalised(nn.Module):
+    def __init__(self, member):
+        super().__init__()
+        self.of = nn.Sequential(linear(member), nn.BatchNorm1d(1).double())
+
+    def forward(self, x):
+        return self.of(x)
+
+
+def test_functions_need_the_passes_of_a_step_and_no_statistics_of_a_batch():
+    space = {"flow": "wasserstein", "space": "function"}
+    x, y = regression()
+    method, optimizer = made(3, **space)
+    method.weights.grad = torch.ones_like(method.weights)
+    with pytest.raises(UsageError, match="needs the outputs of the step"):
+        optimizer.step()
+    method, optimizer = made(3, Normalised, **space)
+    loss_of(method, x, y).backward()
+    with pytest.raises(UsageError, match="normalises over the whole batch"):
+        optimizer.step()
+    with pytest.raises(
+        UsageError, match=r"method\.space = 'function' has no method\.flow = 'stein'"
+    ):
+        SVGD(linear, 3, space="function")
+
+
 def test_what_it_cannot_be_trained_with_is_refused():
     for given, words in (
         ({"samples": 1}, "method.samples = 1: a kernel between particles needs at least 2"),

@@ -17,6 +17,10 @@ class SampleGroup(Protocol):
     sample_size: int
     sample_rank: int
 
+    def size(self, over: Over) -> int:
+        """Return the number of ranks."""
+        ...
+
     def all_to_all(self, x: Tensor, counts: Sequence[Sequence[int]], over: Over) -> Tensor:
         """Send a part of a flat tensor to each rank."""
 

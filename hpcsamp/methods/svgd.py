@@ -8,10 +8,21 @@ optimiser receives for particle i, instead of ``g_i``,
     wasserstein   g_i + sum_j grad_i k_ij / (N sum_j k_ij)
 
 (Liu and Wang 2016, equation 8; D'Angelo and Fortuin 2021, equation 10, the gradient flow with a
-kernel density estimate in the space of weights.) Both are linear in the particles and in their
-gradients, with S x S matrices that depend on the distances only. So each of P ranks needs all
-particles for 1/P of the weights: particles and gradients are exchanged all-to-all, the squared
-distances are summed over the ranks, and the directions are sent back. A rank sends 3 n S/P values.
+kernel density estimate.) Both are linear in the particles and in their gradients, with S x S
+matrices that depend on the distances only. So each of P ranks needs all particles for 1/P of the
+weights: particles and gradients are exchanged all-to-all, the squared distances are summed over
+the ranks, and the directions are sent back. A rank sends 3 n S/P values.
+
+Networks with different weights may be the same function, so a repulsive ensemble may also act on
+functions: with ``f_i``, the outputs of particle i on all m values of the batch of a step, and the
+Jacobian ``J_i = df_i / dw_i``, the optimiser receives
+
+    wasserstein   g_i + J_i^T sum_j grad_{f_i} k_ij / (N sum_j k_ij),   k_ij = k(|f_i - f_j|^2 / h)
+
+(D'Angelo and Fortuin 2021, section 3.2, with the prior of the weights; Wang et al. 2019.) Outputs
+are exchanged in the place of weights, 2 m S/P values, and the distances are also summed over the
+data groups, so that the kernel sees the batches of all of them. Each particle evaluates its batch
+once more for the product with its Jacobian.
 """
 
 from __future__ import annotations
@@ -26,12 +37,13 @@ from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
 from hpcsamp.grid.columns import Columns, SampleGroup
+from hpcsamp.methods.functions import Functions, Pass
 from hpcsamp.methods.members import Members
 from hpcsamp.methods.normal import BLOCK
 
 
 class SVGD(Members):
-    """S interacting particles in the space of weights.
+    """S interacting particles in the space of weights, or of functions.
 
     A step replaces the particles' gradients before they are clipped and passed to the optimiser.
     The directions do not depend on the grid. Each of P ranks holds S/P particles of n weights and
@@ -63,13 +75,16 @@ class SVGD(Members):
         ``(1 + d / h)^(-1/2)``, with heavier tails. It is not integrable, so ``"wasserstein"``,
         which estimates a density, needs ``"rbf"``.
     bandwidth
-        ``h``, in squared units of the weights, or ``"median"``: the squared median distance of two
-        particles divided by log S, in each step.
+        ``h``, in squared units of the weights (or outputs), or ``"median"``: the squared median
+        distance of two particles divided by log S, in each step.
+    space
+        ``"weights"``, or ``"function"`` for ``"wasserstein"``: distances of outputs on the batch.
 
     Raises
     ------
     UsageError
-        If S is less than 2 or a value is out of range; in a step, if the median distance is 0.
+        If S is less than 2 or a value is out of range; in a step, if the median distance is 0, or,
+        in the space of functions, if the network normalises over the batch.
     """
 
     trains_with_noise = False
@@ -85,6 +100,7 @@ class SVGD(Members):
         flow: Literal["stein", "wasserstein"] = "stein",
         kernel: Literal["rbf", "imq"] = "rbf",
         bandwidth: float | Literal["median"] = "median",
+        space: Literal["weights", "function"] = "weights",
         **others: Any,
     ) -> None:
         if samples < 2:
@@ -94,6 +110,7 @@ class SVGD(Members):
         for what, value, known in (
             ("flow", flow, ("stein", "wasserstein")),
             ("kernel", kernel, ("rbf", "imq")),
+            ("space", space, ("weights", "function")),
         ):
             if value not in known:
                 raise UsageError(f"method.{what} = {value!r}; choose from {', '.join(known)}")
@@ -108,8 +125,15 @@ class SVGD(Members):
             raise UsageError(
                 f"method.bandwidth = {bandwidth!r} must be 'median' or a number greater than 0"
             )
+        if space == "function" and flow != "wasserstein":
+            raise UsageError(
+                f"method.space = 'function' has no method.flow = {flow!r}, which averages "
+                f"gradients of a prior of functions, while the prior is one of weights: set it to "
+                f"'wasserstein'"
+            )
         super().__init__(network, samples, own, prior_std=prior_std, **others)
-        self.flow, self.kernel, self.bandwidth = flow, kernel, bandwidth
+        self.flow, self.kernel, self.bandwidth, self.space = flow, kernel, bandwidth, space
+        self._functions = Functions(self.members)
         self._items = 0
 
     def begin(self, items: int, steps: int, steps_per_epoch: int) -> None:
@@ -146,6 +170,22 @@ class SVGD(Members):
             )
         return None
 
+    def forward(
+        self,
+        x: Tensor,
+        samples: range,
+        step: int | None = None,
+        *,
+        stacked: bool = False,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """See :meth:`Method.forward`; in the space of functions, passes of training are kept."""
+        y = super().forward(x, samples, step, stacked=stacked, index=index)
+        if self.space == "function" and y.requires_grad and not self._in_trial:
+            step = self.step if step is None else step
+            self._functions.watch(y, x, samples, step, stacked, index)
+        return y
+
     @torch.no_grad()
     def direct(self, group: SampleGroup, scale: float = 1.0) -> None:
         """Replace the gradient of each particle by its direction. Collective over the sample group.
@@ -160,9 +200,12 @@ class SVGD(Members):
         Raises
         ------
         UsageError
-            If the median distance of the particles is 0.
+            If the median distance of the particles is 0, or there are no outputs on a batch.
         """
         assert self.weights.grad is not None
+        if self.space == "function":
+            self.weights.grad += self.without_deterministic(self._repulsion(group, scale))
+            return
         columns = Columns(self.samples, self.layout.size, group)
         gradients = columns.from_rows(self.weights.grad)
         rows = columns.from_rows(self.weights.detach())
@@ -182,6 +225,50 @@ class SVGD(Members):
             directions[:, ~moved] = gradients[:, ~moved]
         del gradients, rows  # a rank holds at most 4 n S/P values more
         self.weights.grad.copy_(columns.to_rows(directions))
+
+    def _repulsion(self, group: SampleGroup, scale: float) -> Tensor:
+        """Return the second term of the direction in the space of functions, ``(s, n)``."""
+        if self.state.whole:
+            raise UsageError(
+                "method.space = 'function' evaluates each batch twice, but the network normalises "
+                "over the whole batch, or keeps a running mean of it: set model.batch_norm = "
+                '"frozen" or "group"'
+            )
+        rows = self._functions.values()
+        if not rows.numel():
+            raise UsageError(
+                "method.space = 'function' needs the outputs of the step: compute the gradient by "
+                "loss(method, x, y, samples=S).backward()"
+            )
+        columns = Columns(self.samples, rows.shape[1], group)
+        values = columns.from_rows(rows)
+        values = values - values.mean(0)
+        gram = gram_of(values)
+        for over in ("sample", "data"):
+            if group.size(over) > 1:
+                group.sum_(gram, over)
+        apart = matrices(self.flow, *self._kernel(distances(gram)))[1] * (-scale / self._items)
+        directions = columns.to_rows(apart.to(values.dtype) @ values)
+        total = torch.zeros_like(self.weights)
+        for seen, wanted in self._functions.with_directions(directions):
+            total += self._pulled_back(seen, wanted)
+        if group.size("data") > 1:
+            group.sum_(total, "data")
+        return total
+
+    def _pulled_back(self, seen: Pass, directions: Tensor) -> Tensor:
+        """Return ``J^T v`` of a pass, ``(s, n)``, for ``v`` of shape ``(k, m)``."""
+        with torch.enable_grad(), self.accumulating() as accumulator:
+            for part in seen.chunks(self.chunks):
+                first = part.samples.start - seen.samples.start
+                y = super().forward(
+                    part.x, part.samples, part.step, stacked=part.stacked, index=part.index
+                )
+                v = directions[first : first + len(part.samples)]
+                accumulator.backward(y, v.view_as(y).to(y.dtype))
+            [total] = accumulator.gradients()
+        assert total is not None
+        return total
 
     def _kernel(self, squares: Tensor) -> tuple[Tensor, Tensor]:
         """Return the kernel of squared distances and its slopes, see :func:`matrices`."""
