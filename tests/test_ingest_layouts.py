@@ -16,11 +16,11 @@ VALUES = np.random.default_rng(0).normal(size=(12, 3, 2, 40)).astype("<f4")
 ALL = {"fractions": {}}
 
 
-def store(path, *, grid=True, **attrs):
+def store(path, *, grid=True, steps=1, **attrs):
     """A dataset in the layout of anemoi-datasets: (dates, variables, members, cells)."""
     zarr = pytest.importorskip("zarr")
     group = zarr.open_group(path, mode="w", zarr_format=2)
-    data = group.create_array("data", shape=VALUES.shape, chunks=(1, 3, 2, 40), dtype="<f4")
+    data = group.create_array("data", shape=VALUES.shape, chunks=(steps, 3, 2, 40), dtype="<f4")
     data[...] = VALUES
     both = np.meshgrid(LATITUDE, LONGITUDE, indexing="ij")
     axes = {"dates": DATES, **{f"{n}s": v.ravel() for n, v in zip(("latitude", "longitude"), both,
@@ -34,15 +34,35 @@ def store(path, *, grid=True, **attrs):
 
 
 @pytest.fixture
+def decoded(monkeypatch):
+    """The chunks that zarr reads from disk."""
+    zarr = pytest.importorskip("zarr")
+    found, plain = [], zarr.storage.LocalStore.get
+
+    async def counted(self, key, *others, **named):
+        if key.rpartition("/")[2][0].isdigit():
+            found.append(key)
+        return await plain(self, key, *others, **named)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counted)
+    return found
+
+
+@pytest.fixture
 def reads(monkeypatch):
-    """The steps that are read, in order."""
+    """The first steps of the chunks that are read, in order; at most two are kept."""
     from hpcsamp.ingest import steps
 
     found = []
     plain = steps.Steps.__init__
 
-    def counted(self, read):
-        plain(self, lambda t: (found.append(t), read(t))[1])
+    def counted(self, read, *others):
+        def noted(start, stop):
+            found.append(start)
+            assert len(self._held) < 2  # and this one
+            return read(start, stop)
+
+        plain(self, noted, *others)
 
     monkeypatch.setattr(steps.Steps, "__init__", counted)
     return found
@@ -83,10 +103,11 @@ def test_bad_anemoi(tmp_path):
         anemoi(str(tmp_path / "nowhere.zarr"), ["2t"], ["2t"])
 
 
-def yearly(path, values, first=None):
+def yearly(path, values, first=None, steps=None):
     """A file of makani, with dimension scales if its first time is given."""
     with h5py.File(path, "w") as f:
-        fields = f.create_dataset("fields", data=values)
+        chunks = None if steps is None else (steps, *values.shape[1:])
+        fields = f.create_dataset("fields", data=values, chunks=chunks)
         if first is None:
             return path
         seconds = (np.datetime64(first, "s") - np.datetime64(0, "s")).astype(float)
@@ -160,3 +181,55 @@ def test_grib(tmp_path):
     assert np.abs(found["y"][:, 0] - values[1:].reshape(11, 5, 8)).max() < 1e-4  # packed in 24 bits
     assert source.arrays["x"].units == "K"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.grib"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+def test_a_chunk_of_several_steps_is_read_once(tmp_path, reads, decoded):
+    """12 steps in chunks of 5; each item is an input, and a target of the item before."""
+    made = anemoi(str(store(tmp_path / "a.zarr", steps=5)), ["2t", "lsm"], ["2t"], lead=1, **ALL)
+    found = made.read("train", 0, 11)
+    assert np.array_equal(found["y"][:, 0], VALUES[1:, 0, 0].reshape(11, 5, 8))
+    assert reads == [0, 5, 10]
+    assert sum(key.startswith("data/") for key in decoded) == 3
+    reads.clear()
+    years = VALUES[:, :, 0].reshape(12, 3, 5, 8)
+    file = yearly(tmp_path / "2020.h5", years, "2020-01-01T00", steps=5)
+    found = makani([file], ["2t"], ["z_500"], lead=1, **ALL).read("train", 0, 11)
+    assert np.array_equal(found["y"][:, 0], years[1:, 1])
+    assert reads == [0, 5, 10]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+@pytest.mark.parametrize("kind", ["zarr", "netcdf"])
+def test_stores_of_xarray_are_read_by_chunk(kind, tmp_path, reads, decoded):
+    """Two variables in chunks of 5 steps; a selection of times need not begin with a chunk."""
+    xarray = pytest.importorskip("xarray")
+    from hpcsamp.ingest import netcdf as of
+
+    values = np.random.default_rng(1).normal(size=(23, 5, 8))
+    times = (DATES[0] + np.arange(23) * np.timedelta64(6, "h")).astype("M8[ns]")
+    axes = {"time": times, "latitude": LATITUDE, "longitude": LONGITUDE}
+    dims, asked = ("time", "latitude", "longitude"), {"x": ["t", "u"], "y": ["u"], "lead": 1, **ALL}
+    data = xarray.Dataset({"t": (dims, values), "u": (dims, values + 1)}, axes)
+    if kind == "zarr":
+        each = {n: {"chunks": (5, 5, 8)} for n in "tu"}
+        data.to_zarr(tmp_path / "a.zarr", encoding=each, zarr_format=2)
+        reads.clear()
+        decoded.clear()
+        read, path, truth = of.zarr, str(tmp_path / "a.zarr"), [0, 5, 10, 15, 20]
+    else:
+        each = {n: {"chunksizes": (5, 5, 8)} for n in "tu"}
+        path = [tmp_path / "0.nc", tmp_path / "1.nc"]
+        for file, part in zip(path, (slice(0, 11), slice(11, 23)), strict=True):
+            data.isel(time=part).to_netcdf(file, engine="h5netcdf", encoding=each)
+        read, truth = of.netcdf, [0, 5, 10] * 2
+    source = read(path, **asked)
+    found = source.read("train", 0, 10), source.read("train", 10, 22)
+    x, y = (np.concatenate([part[n] for part in found]) for n in ("x", "y"))
+    assert np.array_equal(x, np.stack([values, values + 1], 1)[:-1])
+    assert np.array_equal(y[:, 0], (values + 1)[1:])
+    assert sorted(reads) == sorted(2 * truth)
+    if kind == "zarr":
+        assert sum(key[:2] in ("t/", "u/") for key in decoded) == 10
+        part = read(path, **asked | {"select": ["time=2020-01-02:2020-01-04"]})
+        assert np.array_equal(part.read("train", 0, 8)["x"], x[4:12])

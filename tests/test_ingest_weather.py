@@ -9,7 +9,7 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest import build
 
 
-def weather(path, times=40, step=6, drop=None, levels=None):
+def weather(path, times=40, step=6, drop=None, levels=None, steps=None):
     """A small store in the layout of WeatherBench 2."""
     import xarray
 
@@ -31,7 +31,12 @@ def weather(path, times=40, step=6, drop=None, levels=None):
     coords = {"time": axis.astype("datetime64[ns]"), "level": levels}
     coords |= {"latitude": lat, "longitude": lon}
     dataset = xarray.Dataset(held, coords)
-    dataset.to_zarr(path, zarr_format=2, consolidated=True)
+    each = {
+        name: {"chunks": tuple(steps if d == "time" else n for d, n in v.sizes.items())}
+        for name, v in dataset.items()
+        if steps and "time" in v.dims
+    }
+    dataset.to_zarr(path, zarr_format=2, consolidated=True, encoding=each)
     return dataset
 
 
@@ -161,3 +166,23 @@ def test_times_of_stores_are_not_cut_to_hours(tmp_path):
         era5(tmp_path / "c.zarr")
     with pytest.raises(UsageError, match="--start yesterday"):
         era5(tmp_path / "a.zarr", start="yesterday")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+def test_era5_reads_a_chunk_of_several_times_once(tmp_path, monkeypatch):
+    from hpcsamp.ingest import steps
+    from hpcsamp.ingest.era5 import era5
+
+    truth = weather(tmp_path / "w.zarr", times=11, steps=4)
+    spans, plain = [], steps._reader
+
+    def counted(source, sample):
+        read = plain(source, sample)
+        return lambda *span: (spans.append((source.name, *span)), read(*span))[1]
+
+    monkeypatch.setattr(steps, "_reader", counted)
+    source = era5(tmp_path / "w.zarr", every=6, valid=0, test=0)
+    found = source.read("train", 0, 10)
+    assert np.allclose(found["x"][:, 3], truth["2m_temperature"].values[:-1].swapaxes(1, 2))
+    assert np.allclose(found["y"][:, 3], truth["2m_temperature"].values[1:].swapaxes(1, 2))
+    assert len(spans) == len(set(spans)) == 9 * 3

@@ -33,7 +33,7 @@ from hpcsamp.ingest.fields import (
     units_of,
 )
 from hpcsamp.ingest.source import Source, check_fractions
-from hpcsamp.ingest.steps import Steps
+from hpcsamp.ingest.steps import Steps, by_chunk
 
 if TYPE_CHECKING:
     import xarray
@@ -72,7 +72,7 @@ class Era5(Source):
         self._time = self.store["time"].values.astype("datetime64[h]")
         # poles and direction of latitude stay as in the store; rows are latitudes
         self._masks = np.stack([self._load(name) for name in MASKS])
-        self._states = Steps(self._state)
+        self._states = Steps(lambda t, _: self._state(t)[None], len(self._time))
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
@@ -174,6 +174,8 @@ def era5(
     scales, notes = _units(str(store), opened)
     if opened["time"].dtype.kind != "M":
         raise DataError(f"{store}: times have type {opened['time'].dtype}, not datetime64")
+    # unused levels are left out before chunks are kept, and times only afterwards
+    opened = by_chunk(opened.sel(level=list(LEVELS)), (*SURFACE, *UPPER), "time", {})
     try:
         opened = opened.sel(time=slice(start, stop))
     except (ValueError, KeyError, TypeError) as e:

@@ -24,7 +24,7 @@ from hpcsamp.ingest.netcdf import (
     from_files,
     gridded,
 )
-from hpcsamp.ingest.steps import Steps, dataset
+from hpcsamp.ingest.steps import Held, Steps, dataset
 
 if TYPE_CHECKING:
     import h5py
@@ -98,7 +98,9 @@ def anemoi(
     dims, shape, coords = _grid(grid, axes)
     made = _by_step(
         store,
-        lambda t, fields: values.oindex[t, fields, member],
+        lambda start, stop, fields: values.oindex[start:stop, fields, member],
+        values.chunks[0],
+        {},
         names,
         [*x, *y],
         ("time", *dims),
@@ -111,7 +113,7 @@ def anemoi(
     found = gridded([made], [store], {"file": local.name, "member": member}, x, y, sample="time",
                     selection=select, lead=lead, keep_missing=keep_missing, fractions=fractions,
                     seed=seed, rule=rule, normalize_y=normalize_y)  # fmt: skip
-    found.store, found.stepwise = local if local.is_dir() else None, True
+    found.store, found.stepwise = local if local.is_dir() else None, values.chunks[0]
     return found
 
 
@@ -168,14 +170,16 @@ def makani(
             told = json.loads(Path(metadata).read_text())
         except (OSError, ValueError) as e:
             raise DataError(f"{metadata}: cannot be read: {e}") from None
-    parts = []
+    parts: list[xarray.Dataset] = []
+    held: Held = {}
     for path in paths:
         try:
             file = h5py.File(path, locking=False)
             fields = file[told.get("h5_path", "fields")]
         except (OSError, KeyError) as e:
             raise DataError(f"{path} is not a file of makani: {e}") from None
-        parts.append(_year(path, fields, told, [*x, *y]))
+        parts.append(_year(path, fields, told, [*x, *y], held))
+        each = (fields.chunks or (1,))[0]
     source = {
         "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),
         "sha256": ", ".join(sha256(p) for p in paths),
@@ -183,7 +187,7 @@ def makani(
     found = gridded(parts, [str(p) for p in paths], source, x, y, sample="time", selection=select,
                     lead=lead, keep_missing=keep_missing, fractions=fractions, seed=seed,
                     rule=rule, normalize_y=normalize_y)  # fmt: skip
-    found.stepwise = True
+    found.stepwise = each
     return found
 
 
@@ -230,7 +234,11 @@ def grib(
 
 
 def _year(
-    path: Path, fields: h5py.Dataset, told: Mapping[str, Any], wanted: Sequence[str]
+    path: Path,
+    fields: h5py.Dataset,
+    told: Mapping[str, Any],
+    wanted: Sequence[str],
+    held: Held,
 ) -> xarray.Dataset:
     """Open a file of makani; its axes are read from dimension scales, or else from the metadata."""
     if fields.ndim == 4 and all(len(axis) for axis in fields.dims):
@@ -260,7 +268,9 @@ def _year(
     coords = {name: ((name,), values, DEGREES[name]) for name, values in grid.items()}
     return _by_step(
         str(path),
-        lambda t, channels: fields[t, channels],
+        lambda start, stop, channels: fields[start:stop, channels],
+        (fields.chunks or (1,))[0],
+        held,
         list(map(str, names)),
         wanted,
         ("time", "latitude", "longitude"),
@@ -274,6 +284,8 @@ def _year(
 def _by_step(
     file: str,
     read: Any,
+    each: int,
+    held: Held,
     names: Sequence[str],
     wanted: Sequence[str],
     dims: Sequence[str],
@@ -282,7 +294,10 @@ def _by_step(
     coords: dict[str, Any],
     units: dict[str, str],
 ) -> xarray.Dataset:
-    """Open selected fields of an array that ``read(t, fields)`` reads by time and field."""
+    """Open some fields of an array that ``read(start, stop, fields)`` reads by time and field.
+
+    Its chunks have ``each`` time steps.
+    """
     unknown = [name for name in wanted if name not in names]
     if unknown or not wanted:
         raise UsageError(
@@ -291,8 +306,9 @@ def _by_step(
             else f"{file}: give --x and --y, each a variable among {', '.join(names)}"
         )
     used = sorted({names.index(name) for name in wanted})
-    return dataset(Steps(lambda t: np.asarray(read(t, used))), [names[i] for i in used], dims,
-                   shape, dtype=dtype, coords=coords, units=units)  # fmt: skip
+    steps = Steps(lambda *span: np.asarray(read(*span, used)), shape[0], each, held)
+    return dataset(steps, [names[i] for i in used], dims, shape, dtype=dtype, coords=coords,
+                   units=units)  # fmt: skip
 
 
 def _grid(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from hpcsamp.ingest.grids import Stack, coordinates, plain, stack, units_of
 from hpcsamp.ingest.grids import select as selected
 from hpcsamp.ingest.labels import targets_of, unseen
 from hpcsamp.ingest.source import Source, check_once
+from hpcsamp.ingest.steps import Held, by_chunk, chunk_steps
 from hpcsamp.names import Task
 
 if TYPE_CHECKING:
@@ -56,8 +58,8 @@ class Gridded(Source):
     store, unread
         The local folder of a zarr store, and its variables that are not read.
     stepwise
-        Whether items are read one after the other, because variables of a time step are read
-        together.
+        Number of items in a chunk of the store, of which items are read together; 0 if there are no
+        chunks.
     """
 
     parts: list[xarray.Dataset] = field(default_factory=list)
@@ -68,13 +70,17 @@ class Gridded(Source):
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     store: Path | None = None
     unread: frozenset[str] = frozenset()
-    stepwise: bool = False
+    stepwise: int = 0
 
     def read(self, split: str, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """See :class:`Source`."""
-        if self.stepwise and stop - start > 1:
-            items = [self.read(split, at, at + 1) for at in range(start, stop)]
-            return {name: np.concatenate([item[name] for item in items]) for name in items[0]}
+        ends = self._ends(self.rows[split][start:stop])
+        if len(ends) > 1:
+            parts = [
+                self.read(split, start + begin, start + end)
+                for begin, end in itertools.pairwise([0, *ends])
+            ]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         assert self.x_stack is not None
         assert self.y_stack is not None
         rows = self.rows[split][start:stop]
@@ -90,6 +96,16 @@ class Gridded(Source):
             values = np.concatenate([plain(part[sample])[0] for part in self.parts])
             found[sample] = values[rows].astype(np.float64)
         return found
+
+    def _ends(self, rows: np.ndarray) -> list[int]:
+        """Return the number of rows up to the end of each chunk that they are in."""
+        if not self.stepwise or self.x_stack is None or len(rows) < 2:
+            return [len(rows)]
+        begins = np.cumsum([0, *(part.sizes[self.x_stack.sample] for part in self.parts)])
+        part = np.searchsorted(begins, rows, side="right") - 1
+        chunk = (rows - begins[part]) // self.stepwise
+        changes = (np.diff(part) != 0) | (np.diff(chunk) != 0)
+        return [*(np.flatnonzero(changes) + 1).tolist(), len(rows)]
 
     @property
     def after(self) -> np.timedelta64 | None:
@@ -298,7 +314,16 @@ def gridded(
         raise UsageError(f"{files[0]}: give --x and --y, each a variable among "
                          f"{', '.join(map(str, parts[0].data_vars))}")  # fmt: skip
     check_once(files)
-    chosen = [selected(part, selection, file) for part, file in zip(parts, files, strict=True)]
+    # chunks are those of the whole dimension of the items, of which a part is selected afterwards
+    of_items = [text for text in selection if text.partition("=")[0] == sample]
+    others = [text for text in selection if text not in of_items]
+    held: dict[str, Held] = {}
+    chosen, each = [], 0
+    for part, file in zip(parts, files, strict=True):
+        part = selected(part, others, file)
+        known = [name for name in (*x, *y) if name in part]
+        each = max(each, chunk_steps(part, known, sample))
+        chosen.append(selected(by_chunk(part, known, sample, held), of_items, file))
     stacks = []
     for part, file in zip(chosen, files, strict=True):
         inputs = stack(part, x, sample, file)
@@ -369,6 +394,7 @@ def gridded(
         rows=dealt,
         lead=lead,
         labels=by_split,
+        stepwise=each,
     )  # fmt: skip
 
 
