@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpcsamp.collectives import Alone
+from hpcsamp.data.augment import Augmentation
+from hpcsamp.devices import on_device
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import ELBO, make
 from hpcsamp.losses.batch import Step
@@ -97,6 +99,37 @@ def test_a_body_follows_the_batch_and_the_number_of_a_step(made):
         {"items": replace(items, weight=items.weight.flip(0))},
     ):
         assert not torch.equal(replace(first, **change).stream()[0], plain), change
+
+
+class NoReading(NoHost):
+    """Refuses to read numbers of a device only."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "equal", "masked_select")
+
+
+@pytest.mark.parametrize("made", METHODS.values(), ids=METHODS)
+def test_a_loss_is_not_read_before_it_is_asked_for(made):
+    method = made()
+    loss = ELBO(make("expected_nll", "classification"), 50)
+    x, y = torch.randn(4, 3), torch.arange(4)
+    loss(method, x, y, samples=2, step=0)
+    with NoReading():
+        value = loss(method, x, y, samples=2, step=1)
+    parts = loss.parts
+    assert parts.data > 0
+    assert parts.total == pytest.approx(value.item(), rel=1e-6)
+
+
+def test_the_fill_of_a_view_is_copied_without_waiting(monkeypatch):
+    copied = []
+    monkeypatch.setattr(
+        "hpcsamp.data.augment.on_device", lambda *a: copied.append(a) or on_device(*a)
+    )
+    augment = Augmentation(crop=1, fill=[0.5, 0.25])
+    found = augment._padded(torch.ones(2, 2, 3, 3))
+    assert len(copied) == 1
+    assert found[0, :, 0, 0].tolist() == [0.5, 0.25]
+    assert found.sum() == 2 * 9 * 2 + 2 * (25 - 9) * 0.75
 
 
 def test_what_makes_the_host_wait_is_found():

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mpi4py import MPI
 from patience import patient
 from test_training import ranks_of, start, wait_for_step
@@ -112,10 +113,18 @@ def test_signals_are_noted_and_handlers_put_back():
 
 
 def test_all_wishes_are_heard():
-    topology = SimpleNamespace(world=MPI.COMM_SELF, rank=0, data_size=1, model_size=1)
     parts = Parts(1.0, 0.5)
-    told = Agreement(topology, parts, Wish.USR2 | Wish.TIME).end("now", [])
-    assert told == (parts, Wish.USR2 | Wish.TIME)
+    for kind in ("cpu", "cuda"):
+        topology = SimpleNamespace(
+            world=MPI.COMM_SELF, rank=0, data_size=1, model_size=1, device=torch.device(kind)
+        )
+        read = []
+        agreement = Agreement(
+            topology, lambda read=read: read.append(1) or parts, Wish.USR2 | Wish.TIME
+        )
+        assert len(read) == (kind == "cpu")  # on a GPU, it would wait for the loss
+        assert agreement.end("now", []) == (parts, Wish.USR2 | Wish.TIME)
+        assert len(read) == 1
 
 
 def test_a_second_interrupt_waits_only_for_a_checkpoint():

@@ -85,7 +85,7 @@ class BenchStep:
     def whole(self, x: Tensor, y: Tensor) -> None:
         """Do everything that the training loop does between two batches."""
         loss = self._loss(x, y)
-        agreement = Agreement(self.topology, self.loss.parts) if self.many else None
+        agreement = Agreement(self.topology, lambda: self.loss.parts) if self.many else None
         loss.backward()
         if agreement is not None:
             agreement.end("a measured step", ())

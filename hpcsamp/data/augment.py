@@ -302,7 +302,7 @@ class Augmentation:
         if not self.crop:
             return x
         p = self.crop
-        fill = torch.as_tensor(self.fill, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+        fill = on_device(np.asarray(self.fill), x.device, x.dtype).reshape(-1, 1, 1)
         height, width = x.shape[-2] + 2 * p, x.shape[-1] + 2 * p
         padded = fill.expand(x.shape[1], height, width).repeat(len(x), 1, 1, 1)
         padded[..., p:-p, p:-p] = x

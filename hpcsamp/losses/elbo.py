@@ -128,7 +128,7 @@ class ELBO:
         self.kl = kl
         self.accumulate = accumulate
         self.graphs = Graphs(graphs == "auto", why) if graphs else None
-        self.parts = Parts()
+        self._terms: Tensor | None = None  # of the last loss, on its device
         self._settings = {"data_loss": settings_of(data_loss), "exact": exact, "kl": kl}
         self._noise = NoiseWatch()
 
@@ -266,8 +266,14 @@ class ELBO:
         if whole and c.sample_size > 1:
             kind = torch.promote_types(data.dtype, penalty.dtype)
             data, penalty = c.sum_over_samples(torch.stack([data.to(kind), penalty.to(kind)]))
-        self.parts = Parts(data.item(), penalty.item())
+        kind = torch.promote_types(data.dtype, penalty.dtype)
+        self._terms = torch.stack([data.detach().to(kind), penalty.detach().to(kind)])
         return data + penalty
+
+    @property
+    def parts(self) -> Parts:
+        """The two terms of the last loss; on a GPU, reading them waits for it."""
+        return Parts() if self._terms is None else Parts(*self._terms.tolist())
 
     def _penalty(self, method: Method, factor: float) -> Tensor:
         """Return this rank's share of the penalty, per item."""

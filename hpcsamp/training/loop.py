@@ -306,7 +306,7 @@ class Trainer:
             wishes = self.watch.wishes()
             if self.keeper.writing:
                 wishes |= preemption.Wish.WRITING
-            agreement = Agreement(self.topology, made.loss.parts, wishes)
+            agreement = Agreement(self.topology, lambda: made.loss.parts, wishes)
         with here.part("backward"):
             loss.backward()
         outputs = self._outputs_by_sample(x, index, step, stacked)

@@ -1,13 +1,14 @@
 """Exchange the loss and requests to stop in each training step, in one small message.
 
-The exchange proceeds while this rank computes its gradients, so ranks do not wait for the message
-itself, only for ranks that are late.
+On CPUs the exchange proceeds while this rank computes its gradients, so ranks do not wait for the
+message itself, only for ranks that are late.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -27,18 +28,28 @@ class Agreement:
     ----------
     topology
         Grid of ranks.
-    mine
-        This rank's parts of the loss, which are summed over the sample group.
+    read
+        Returns this rank's parts of the loss, which are summed over the sample group. On a GPU this
+        waits for the loss, so it is called by :meth:`end` only, when all further work of the
+        backward pass has been passed to the GPU.
     wishes
         Requests of this rank, such as to stop.
     """
 
-    def __init__(self, topology: Topology, mine: Parts, wishes: Wish = Wish.NONE) -> None:
-        self.topology, self.mine = topology, mine
-        wanted = [float(wish in wishes) for wish in Wish]
-        self._sent = np.array([mine.data, mine.penalty, *wanted])
+    def __init__(
+        self, topology: Topology, read: Callable[[], Parts], wishes: Wish = Wish.NONE
+    ) -> None:
+        self.topology, self._read, self._wishes = topology, read, wishes
+        self._request: Any = None
+        if topology.device.type == "cpu":
+            self._begin()
+
+    def _begin(self) -> None:
+        self.mine = self._read()
+        wanted = [float(wish in self._wishes) for wish in Wish]
+        self._sent = np.array([self.mine.data, self.mine.penalty, *wanted])
         self._received = np.empty_like(self._sent)
-        self._request = topology.world.Iallreduce(self._sent, self._received)
+        self._request = self.topology.world.Iallreduce(self._sent, self._received)
 
     def end(self, when: str, samples: Iterable[tuple[int, Tensor]]) -> tuple[Parts, Wish]:
         """Return the loss of the step and the union of all requests, the same on all ranks.
@@ -57,6 +68,8 @@ class Agreement:
             On all ranks, if the loss of any rank is not finite; the message contains step, rank and
             sample.
         """
+        if self._request is None:
+            self._begin()
         with here.waiting(Doing.AGREEMENT):
             self._request.Wait()
         data, penalty, *wanted = self._received.tolist()
