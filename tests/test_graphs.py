@@ -5,6 +5,7 @@ That a graph computes what a step does is tested on a GPU (test_gpu.py).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpcsamp.collectives import Alone
+from hpcsamp.collectives import Alone, distribute
 from hpcsamp.data.augment import Augmentation
 from hpcsamp.devices import on_device
 from hpcsamp.errors import UsageError
@@ -118,6 +119,22 @@ def test_a_loss_is_not_read_before_it_is_asked_for(made):
     parts = loss.parts
     assert parts.data > 0
     assert parts.total == pytest.approx(value.item(), rel=1e-6)
+
+
+def test_a_gradient_is_read_only_where_ranks_are_compared():
+    method = METHODS["all at once"]()
+    loss = ELBO(make("expected_nll", "classification"), 50)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    distribute(optimizer, Alone(), method, compare_every=2)
+    x, y = torch.randn(4, 3), torch.arange(4)
+    for step in range(4):
+        value = loss(method, x, y, samples=2)
+        with NoReading() if step % 2 else nullcontext():
+            value.backward()
+        optimizer.step()
+    value = loss(method, x, y, samples=2)
+    with pytest.raises(AssertionError, match="in a step"), NoReading():
+        value.backward()
 
 
 def test_the_fill_of_a_view_is_copied_without_waiting(monkeypatch):

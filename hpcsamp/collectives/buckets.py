@@ -136,13 +136,13 @@ class Buckets:
         while self._sent < len(self._plan) and not self._left[self._sent]:
             self._send()
 
-    def end(self) -> bool:
+    def end(self) -> Tensor:
         """Send the remaining buckets, wait for all, and return whether this rank's were finite."""
         while self._sent < len(self._plan):
             self._send()
         for wait in self._waits:
             wait()
-        return bool(torch.stack(self._finite).all())
+        return torch.stack(self._finite).all()
 
     def _send(self) -> None:
         for stretch in self._plan[self._sent].stretches:

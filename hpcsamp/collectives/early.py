@@ -92,7 +92,7 @@ class EarlySums:
     sums
         The same by name of the parameter.
     finite
-        Whether the sums of this rank were finite.
+        Whether the sums of this rank were finite, a scalar; from :meth:`end` on.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class EarlySums:
         penalty: Mapping[str, Tensor | None],
         buckets: Buckets,
     ) -> None:
-        self.flat, self.sums, self.finite = flat, sums, True
+        self.flat, self.sums = flat, sums
         self._exchange, self._penalty, self._buckets = exchange, penalty, buckets
 
     def complete(self, part: int) -> None:
@@ -116,7 +116,7 @@ class EarlySums:
 
     def end(self) -> None:
         """Wait for the sums over the ranks. Collective."""
-        self.finite = self._buckets.end()
+        self.finite: Tensor = self._buckets.end()
         self._penalty = {}
 
     def deliver(self, scale: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakMethod
@@ -159,15 +158,16 @@ class GradientExchange:
             self.gradient.collect()
         early, self._delivered = self._delivered, []
         own = self._written or not early  # whether there is a gradient that was not summed early
+        finite = [sums.finite for sums, _ in early]
         if self._units:
-            finite = self._buckets.end()
+            finite.append(self._buckets.end())
             c.average_(flat)
-        else:
-            finite = math.isfinite(float(flat.sum())) or bool(flat.isfinite().all())
-        self._mine_broken = not (finite and all(sums.finite for sums, _ in early))
         if self.early is not None:
             c.claims["whether the loss has terms beside those of ELBO"] = own
-        if self.method.step % self.compare_every == 0:
+        if self.method.step % self.compare_every == 0:  # in other steps a GPU is not read
+            if not self._units:
+                finite.append(flat.sum().isfinite() or flat.isfinite().all())
+            self._mine_broken = not all(map(bool, finite))
             self._broken |= self.replicas.compare(trouble, self._mine_broken) > 0
         if own and not self._units:
             self.updates.reduce(self.gradient)
