@@ -20,10 +20,11 @@ COMPILER = os.environ.get("CXX", "g++")
 @pytest.mark.skipif(
     shutil.which(COMPILER) is None, reason=f"torch.compile needs a C++ compiler: no {COMPILER}"
 )
-def test_compiled_steps_are_those_of_a_plain_run(commands, small, tmp_path):
-    short = ("--set=training.steps=3", "--set=training.epochs=1")
+def test_compiled_steps_are_those_of_a_plain_run_on_two_ranks(commands, small, tmp_path):
+    """Each rank compiles for itself; the ranks have different numbers of samples."""
+    short = ("--set=training.steps=3", "--set=training.epochs=1", "--set=method.samples=3")
     done = commands(
-        1,
+        2,
         ["train", small, "--output", tmp_path / "plain", *short],
         ["train", small, "--output", tmp_path / "compiled", *short, "--set=training.compile=true"],
         timeout=240,

@@ -146,8 +146,9 @@ def test_graphs_on_ranks_that_share_a_gpu(commands, hpcsamp, small, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
 
 
-def test_buckets_on_ranks_that_share_a_gpu(hpcsamp, small, tmp_path):
-    settings = (*SHORT, CUDA, BY_MPI, "--set=method.name=mc_dropout")
+@pytest.mark.parametrize("method", ["mean_field", "mc_dropout"])
+def test_buckets_on_ranks_that_share_a_gpu(hpcsamp, small, tmp_path, method):
+    settings = (*LINEAR, BY_MPI, f"--set=method.name={method}")
     for count in (1, 3):
         done = hpcsamp(
             2, "train", small, "--output", tmp_path / str(count), *settings,
