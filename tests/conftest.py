@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from patience import patient
-from served import Server
+from served import Servers
 
 # One thread a rank: with more, every product waits for the core that other work has taken.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +38,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         if "timeout" in mark.kwargs and not any(mark is m for m in _patient):
             mark.kwargs["timeout"] = patient(mark.kwargs["timeout"])
             _patient.append(mark)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the ranks of tests under MPI as :func:`launch` does."""
+    ranks = any(item.get_closest_marker("mpi") for item in session.items)
+    if ranks and "OMPI_COMM_WORLD_RANK" not in os.environ:
+        session.config.option.python_executable = str(servers().python)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -88,23 +95,14 @@ def launch(
     cwd: Path | None = None,
     python: str | Path = sys.executable,
 ) -> Done:
-    """Run ``python ARGUMENTS`` on some ranks; a job that hangs fails the test.
-
-    Commands of hpcsamp on one rank are forked from a process that has imported torch.
-    """
-    if ranks == 1 and arguments[:2] == ("-m", "hpcsamp") and str(python) == sys.executable:
-        served = server()
-        if served.serves(environment()):
-            code, out, err = served.run(arguments[2:], cwd, environment(), patient(timeout))
-            if code is None:
-                pytest.fail(f"{arguments} took more than {patient(timeout)} s\n{out}\n{err}")
-            return Done(code, out, err)
-    mpirun = shutil.which("mpirun")
-    if mpirun is None:
+    """Run ``python ARGUMENTS`` on some ranks; a job that hangs fails the test."""
+    if shutil.which("mpirun") is None:
         pytest.skip("mpirun was not found")
-    command = [str(python), *arguments]
+    served = str(python) == sys.executable
+    command = [str(servers().python if served else python), *arguments]
     if ranks > 1:
-        command = [mpirun, "-n", str(ranks), *command]
+        # by its name, as users do: with a path it changes LD_LIBRARY_PATH
+        command = ["mpirun", "-n", str(ranks), *command]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -124,9 +122,9 @@ def launch(
 
 
 @cache
-def server() -> Server:
-    """The one of this session."""
-    started = Server(environment())
+def servers() -> Servers:
+    """Those of this session."""
+    started = Servers(environment())
     atexit.register(started.close)
     return started
 
