@@ -139,6 +139,12 @@ def test_what_cannot_have_factors_is_refused():
         method.check_parts()
 
 
+@pytest.mark.parametrize("method", [BatchEnsemble(network(), S), Rank1(network())])
+def test_weights_with_factors_cannot_be_sharded(method):
+    with pytest.raises(UsageError, match=f"for {type(method).__name__} set optimizer"):
+        method.check_shares()
+
+
 def test_attention_keeps_its_projections_and_a_network_can_be_copied():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
     x = torch.randn(3, 5, 8, dtype=torch.float64)

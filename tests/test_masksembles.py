@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from test_training import assert_same
 from torch import nn
 
+import hpcsamp as hs
 from hpcsamp import losses
 from hpcsamp.collectives.sameness import settings_of
+from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import MCDropout
 from hpcsamp.weights import MaskSet
@@ -189,10 +192,19 @@ def test_settings_of_masks_are_compared_between_ranks():
     assert one != other
 
 
-def test_a_run_trains_and_is_the_same_on_two_ranks(commands, small, tmp_path):
+def test_a_run_is_the_same_on_two_ranks_goes_on_and_is_exported(commands, small, digits, tmp_path):
     masks = ("name=mc_dropout", "masks=fixed", "mask_count=3", "mask_scale=1.5", "samples=3")
-    lines = ["train", small, *(f"--set=method.{m}" for m in masks), "--set=training.steps=4"]
-    for ranks in (1, 2):
-        done = commands(ranks, [*lines, "--output", tmp_path / str(ranks)], timeout=60)
+    lines = ["train", small, *(f"--set=method.{m}" for m in masks), "--set=evaluation.samples=6"]
+    for ranks, stops in ((1, [4]), (2, [2, 4])):
+        run = [*lines, "--output", tmp_path / str(ranks), "--resume"]
+        done = commands(ranks, *([*run, f"--set=training.steps={n}"] for n in stops), timeout=60)
         assert done.code == 0, done.err
     assert_same(tmp_path / "2", tmp_path / "1")
+    posterior = hs.load(tmp_path / "2")
+    x = Dataset.open(digits, "test").read(range(9))[0]
+    with torch.no_grad():
+        exported = posterior.to_torch(6)(torch.from_numpy(x))
+    expected = posterior.predict(x, samples=6)
+    for name in ("probabilities", "epistemic"):
+        assert np.allclose(exported[name], expected[name], rtol=1e-6, atol=1e-9)
+    assert float(expected.epistemic.max()) > 1e-6  # the sub-networks differ
