@@ -61,7 +61,7 @@ def test_every_method_of_the_table_learns(model):
     assert found["accuracy"] > 0.9
 
 
-def test_mean_field_comes_near_its_optimum_on_digits():
+def test_mean_field_predicts_digits_well():
     """A split that is not in the table. One std for all layers and small steps give 0.17."""
     found = method("mean_field", split("digits", 100), METHODS["mean_field"]["digits"], 100)
     assert found["nll"] < 0.12

@@ -32,7 +32,9 @@ SETS = {
     "breast_cancer": "classification",
     "digits": "classification",
 }
-HIDDEN, PREDICTIONS = 50, 64
+#: Units of the hidden layer, and weight samples of a prediction. A mean of few samples has too large
+#: an NLL: for mean field on digits by 0.002 with 64 samples, by 0.0006 with 256.
+HIDDEN, PREDICTIONS = 50, 256
 
 
 @dataclass(frozen=True)
