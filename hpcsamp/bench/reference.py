@@ -32,8 +32,8 @@ SETS = {
     "breast_cancer": "classification",
     "digits": "classification",
 }
-#: Units of the hidden layer, and weight samples of a prediction. A mean of few samples has too large
-#: an NLL: for mean field on digits by 0.002 with 64 samples, by 0.0006 with 256.
+#: Units of the hidden layer, and weight samples of a prediction. A mean of few samples has a larger
+#: NLL: for mean field on digits by 0.002 with 64 samples, by 0.0006 with 256.
 HIDDEN, PREDICTIONS = 50, 256
 
 
