@@ -39,24 +39,27 @@ def place(tmp_path_factory, commands):
 
 
 def test_forecasts_do_not_depend_on_the_grid(place, commands):
-    grids = [("samples", "world"), ("data", "none")]
-    lines = [
-        ["predict", "run", *FORECAST, "--out", f"{name}.{ending}", "--set",
-         f"parallel.samples={value}", "--json", f"{name}.json", "-q"]
-        for (name, value), ending in zip(grids, ("zarr", "h5"), strict=True)
-    ]  # fmt: skip
-    done = commands(2, *lines, cwd=place, timeout=120)
-    assert done.code == 0, done.err
+    # ranks, samples and ending of each; the last has 2 sample ranks of 2 data groups
+    grids = {"samples": (2, "world", "zarr"), "data": (2, "none", "h5"), "both": (4, "2", "zarr")}
+    for count in (2, 4):
+        lines = [
+            ["predict", "run", *FORECAST, "--out", f"{name}.{ending}", "--set",
+             f"parallel.samples={value}", "--json", f"{name}.json", "-q"]
+            for name, (ranks, value, ending) in grids.items() if ranks == count
+        ]  # fmt: skip
+        done = commands(count, *lines, cwd=place, timeout=120)
+        assert done.code == 0, done.err
     one = xr.open_zarr(place / "one.zarr", decode_timedelta=True)
     others = [
         xr.open_zarr(place / "samples.zarr", decode_timedelta=True),
         xr.open_dataset(place / "data.h5", engine="h5netcdf", decode_timedelta=True),
+        xr.open_zarr(place / "both.zarr", decode_timedelta=True),
     ]
     for other in others:
         assert one.forecast.dims == other.forecast.dims
         assert list(other.variable.values) == list(one.variable.values)
         np.testing.assert_allclose(other.forecast, one.forecast, rtol=1e-10, atol=1e-10)
-    for name, _ in grids:
+    for name in grids:
         assert_same(scores_of(place, name), scores_of(place, "one"))
 
 
