@@ -5,25 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import numpy as np
 
 from hpcsamp.data.shard import sha256
 from hpcsamp.errors import DataError, UsageError
-from hpcsamp.ingest.arrays import DEFAULT_FRACTIONS
-from hpcsamp.ingest.asked import Asked, NormalizeY, Part, SplitSeed
-from hpcsamp.ingest.division import Rule
-from hpcsamp.ingest.netcdf import (
-    Answers,
-    Gridded,
-    Keep,
-    Lead,
-    Selection,
-    Variables,
-    from_files,
-    gridded,
-)
+from hpcsamp.ingest.asked import Asked
+from hpcsamp.ingest.gridded import Answers, FieldOptions, Gridded, Variables, gridded, with_options
+from hpcsamp.ingest.netcdf import from_files
 from hpcsamp.ingest.steps import Held, Steps, dataset
 
 if TYPE_CHECKING:
@@ -33,19 +23,14 @@ if TYPE_CHECKING:
 DEGREES = {"latitude": {"units": "degrees_north"}, "longitude": {"units": "degrees_east"}}
 
 
+@with_options
 def anemoi(
     store: Annotated[str, Asked("Zarr store of anemoi-datasets: a folder or URL.", kind=str)],
     x: Variables,
     y: Answers,
     *,
     member: Annotated[int, Asked("Ensemble member to read.", least=0)] = 0,
-    select: Selection = (),
-    lead: Lead = 0,
-    keep_missing: Keep = False,
-    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
-    seed: SplitSeed = 0,
-    rule: Rule | None = None,
-    normalize_y: NormalizeY = False,
+    **options: Unpack[FieldOptions],
 ) -> Gridded:
     """Read a gridded dataset of anemoi-datasets.
 
@@ -110,13 +95,13 @@ def anemoi(
         units,
     )
     local = Path(store)
-    found = gridded([made], [store], {"file": local.name, "member": member}, x, y, sample="time",
-                    selection=select, lead=lead, keep_missing=keep_missing, fractions=fractions,
-                    seed=seed, rule=rule, normalize_y=normalize_y)  # fmt: skip
+    source = {"file": local.name, "member": member}
+    found = gridded([made], [store], source, x, y, sample="time", **options)
     found.store, found.stepwise = local if local.is_dir() else None, values.chunks[0]
     return found
 
 
+@with_options
 def makani(
     files: Annotated[
         Sequence[str | Path], Asked("Yearly HDF5 files in time order.", "files", kind=list[Path])
@@ -127,13 +112,7 @@ def makani(
     metadata: Annotated[
         Path | None, Asked("Metadata (data.json), for files without dimension scales.", kind=Path)
     ] = None,
-    select: Selection = (),
-    lead: Lead = 0,
-    keep_missing: Keep = False,
-    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
-    seed: SplitSeed = 0,
-    rule: Rule | None = None,
-    normalize_y: NormalizeY = False,
+    **options: Unpack[FieldOptions],
 ) -> Gridded:
     """Read the yearly HDF5 files of makani, ``fields`` of shape (time, channel, lat, lon).
 
@@ -184,27 +163,19 @@ def makani(
         "file": ", ".join(p.name for p in paths[:10]) + ", ..." * (len(paths) > 10),
         "sha256": ", ".join(sha256(p) for p in paths),
     }
-    found = gridded(parts, [str(p) for p in paths], source, x, y, sample="time", selection=select,
-                    lead=lead, keep_missing=keep_missing, fractions=fractions, seed=seed,
-                    rule=rule, normalize_y=normalize_y)  # fmt: skip
+    found = gridded(parts, [str(p) for p in paths], source, x, y, sample="time", **options)
     found.stepwise = each
     return found
 
 
+@with_options
 def grib(
     files: Annotated[
         Sequence[str | Path], Asked("GRIB files in time order.", "files", kind=list[Path])
     ],
     x: Variables,
     y: Answers,
-    *,
-    select: Selection = (),
-    lead: Lead = 0,
-    keep_missing: Keep = False,
-    fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
-    seed: SplitSeed = 0,
-    rule: Rule | None = None,
-    normalize_y: NormalizeY = False,
+    **options: Unpack[FieldOptions],
 ) -> Gridded:
     """Read GRIB files with cfgrib, concatenated along time.
 
@@ -228,9 +199,7 @@ def grib(
 
     hpcsamp ingest grib era5.grib --x t --y t --select isobaricInhPa=500,850 --out data/t
     """
-    return from_files(files, x, y, engine="cfgrib", sample="time", select=select, lead=lead,
-                      keep_missing=keep_missing, fractions=fractions, seed=seed, rule=rule,
-                      normalize_y=normalize_y)  # fmt: skip
+    return from_files(files, x, y, engine="cfgrib", sample="time", **options)
 
 
 def _year(
