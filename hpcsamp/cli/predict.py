@@ -96,7 +96,8 @@ def predict(
     Several runs are predicted as an ensemble: the mixture of their predictives with equal weights.
 
     For a csv file, a copy is written with new columns: mean, standard deviations and quantiles of
-    each row, or class probabilities. This runs in one process.
+    each row, or class probabilities. If the run forecasts a time series, the file has the times
+    after the last value of the table instead. This runs in one process.
 
     Examples:
 
@@ -135,6 +136,7 @@ def predict(
     if table is not None:
         from hpcsamp.prediction.csv_file import form_of, predict_csv
         from hpcsamp.prediction.load import load
+        from hpcsamp.prediction.series_table import predict_series, recipe_of
         from hpcsamp.prediction.writer import check_target
         from hpcsamp.spelling import joined
 
@@ -146,10 +148,19 @@ def predict(
             else load(runs[0], checkpoint, recalibrated=not uncalibrated, **options)
         )
         form = form_of(loaded.trained, delimiter, decimal, thousands, date_format)
-        result = predict_csv(loaded, table, out, form, quantiles=levels, keep_samples=keep_samples)
+        how: dict[str, Any] = {"quantiles": levels, "keep_samples": keep_samples}
+        of_series = recipe_of(loaded.trained) is not None
+        result = (predict_series if of_series else predict_csv)(loaded, table, out, form, **how)
         if json_file is not None:
             write_json(json_file, result)
-        if not quiet:
+        if of_series and not quiet:
+            for name, end in result["series"].items():
+                typer.echo(f"{name}: ".removeprefix(": ") + f"forecast after {end} UTC")
+            typer.echo(
+                f"{result['items']} rows, {result['samples']} samples, {result['checkpoint']}: "
+                f"{out} has the columns {joined(result['columns'])}"
+            )
+        elif not quiet:
             for name, count in result["filled"].items():
                 typer.echo(
                     f"column {name!r}: {count} missing values are filled in as in training (the "
