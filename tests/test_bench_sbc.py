@@ -15,6 +15,7 @@ from hpcsamp.bench.sbc import (
     NOISE,
     PRIOR,
     QUANTITIES,
+    USUAL,
     WEIGHTS,
     Block,
     blocks,
@@ -86,6 +87,19 @@ def test_regressions_of_a_block_are_fitted_apart():
         assert np.abs(np.cov(found[..., n].T) / covariance - 1).max() < 0.15
     across = np.corrcoef(found[:, 0].T) - np.eye(3)
     assert np.abs(across).max() < 0.06
+
+
+def test_particles_are_fitted_one_regression_at_a_time_from_draws_of_the_prior():
+    assert "svgd" not in USUAL
+    assert {of.count for of in blocks(["svgd"], 3)} == {1}
+    x = design("correlated")
+    _, y = simulate(x, 1, 1, 0)
+    found = draw(METHODS["svgd"], x, y, DRAWS, 1)[..., 0]
+    mean, covariance = exact("correlated", y)
+    std = np.sqrt(covariance.diagonal())
+    assert (np.abs(found.mean(0) - mean[:, 0]) / std).max() < 0.01
+    assert np.abs(found.std(0) / std - 0.96).max() < 0.02  # too narrow, as the methods page says
+    assert found.sum(1).std() / covariance.sum() ** 0.5 == pytest.approx(0.9, abs=0.02)
 
 
 def test_blocks_hold_every_fit_once():

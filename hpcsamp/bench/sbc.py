@@ -54,7 +54,10 @@ class Claim:
     samples
         Weight samples in training; None for one per draw, where samples are members.
     together
-        Largest number of regressions that are fitted at once; 1 for methods that mix their weights.
+        Largest number of regressions that are fitted at once; 1 for methods that mix their weights,
+        which are tested only if they are named.
+    apart
+        Whether members start from draws of the prior instead of zeros.
     after
         Function of the trained method, the inputs and the targets that returns the method to draw
         from; None for the trained method itself.
@@ -69,6 +72,7 @@ class Claim:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     samples: int | None = 16
     together: int = 250
+    apart: bool = False
     after: Callable[[methods.Method, Tensor, Tensor], methods.Method] | None = None
 
 
@@ -92,9 +96,13 @@ METHODS = {
     "laplace": Claim("ensemble", samples=1, after=_laplace),
     "sgld": Claim("sgld", steps=1500, lr=5e-3, optimizer="SGLD", cosine=False, arguments=_CHAIN,
                   samples=None),
+    "svgd": Claim("svgd", (), steps=600, lr=0.2, arguments={"kernel": "imq"}, samples=None,
+                  together=1, apart=True),
     "anchored ensemble": Claim("ensemble", (), arguments={"anchored": True}, samples=None),
 }  # fmt: skip
 """Methods that claim a posterior; to test another one, add a line here."""
+USUAL = [name for name, claim in METHODS.items() if claim.together > 1]
+"""Methods that are tested unless others are named."""
 
 
 def design(name: str) -> np.ndarray:
@@ -139,6 +147,10 @@ def draw(claim: Claim, x: np.ndarray, y: np.ndarray, draws: int, seed: int) -> n
     def network(member: int | None) -> nn.Module:
         layer = nn.Linear(x.shape[1], y.shape[1], bias=False, dtype=torch.float64)
         nn.init.zeros_(layer.weight)
+        if claim.apart:
+            start = numpy_generator(seed, Purpose.SYNTHETIC, 2, member or 0)
+            noise = start.standard_normal(tuple(layer.weight.shape))
+            layer.weight.data.copy_(PRIOR * torch.from_numpy(noise))
         return layer
 
     samples = claim.samples or draws

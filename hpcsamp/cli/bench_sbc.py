@@ -21,7 +21,7 @@ def sbc(
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data and methods.")] = 0,
     only: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Method to test; repeatable (default: all)."),
+        typer.Option("--method", help="Method to test; repeatable (default: all but svgd)."),
     ] = None,
     ranks: Ranks = 2,
     json_file: Annotated[
@@ -42,7 +42,7 @@ def sbc(
         hpcsamp bench sbc --fits 1000 --draws 127 --json sbc.json
     """
     from hpcsamp.bench.launch import launch
-    from hpcsamp.bench.sbc import METHODS
+    from hpcsamp.bench.sbc import METHODS, USUAL
     from hpcsamp.errors import UsageError
     from hpcsamp.launcher import one_of_several
     from hpcsamp.spelling import suggest
@@ -59,9 +59,7 @@ def sbc(
         arguments += ["--json", str(json_file)] if json_file else []
         launch(ranks, arguments, {"OMP_NUM_THREADS": "1"})
         return
-    _measured_sbc(
-        [name for name in known if not only or name in only], fits, draws, seed, json_file
-    )
+    _measured_sbc([name for name in known if name in (only or USUAL)], fits, draws, seed, json_file)
 
 
 def _measured_sbc(
