@@ -90,6 +90,7 @@ def test_several_series_are_scaled_by_train(tmp_path):
     np.testing.assert_allclose(found["y"][:half], found["y"][half:], atol=1e-5)
     assert (found["series"] == np.arange(2 * half) // half).all()
     mean, std = source.source["series"]["scales"][1]
+    assert source.arrays["y"].units == "standard deviations"
     assert (mean, std) == (79_500, pytest.approx(1000 * np.arange(160).std()))
 
 

@@ -144,7 +144,8 @@ def series(
         arrays={
             "x": ArraySpec.plan((past,) if plain else (len(inputs), past + future), "<f4",
                                 names=() if plain else inputs),
-            "y": ArraySpec.plan((future,), "<f4", description=target),
+            "y": ArraySpec.plan((future,), "<f4", units="standard deviations" if many else "",
+                                description=target),
         },
         splits={split: len(found) for split, found in windows.items()},
         source={
