@@ -17,6 +17,7 @@ LEVELS = [
     "files", "generators", "processes", "heap", "watchdog", "streams", "provenance", "config",
     "arguments",
     "launcher", "devices", "runtime", "grid", "weights", "layers", "models", "locks", "sealing",
+    "serving",
     "campaign", "methods", "collectives", "losses", "metrics", "calibration", "data", "tasks",
     "ingest", "run", "project", "prediction", "report", "planning", "training", "bench", "doctor",
     "cli", "__main__",

@@ -27,6 +27,7 @@ from hpcsamp.campaign.spec import TRAIN
 from hpcsamp.config import toml_value
 from hpcsamp.errors import UsageError
 from hpcsamp.names import SCHEDULERS
+from hpcsamp.serving.server import READY
 from hpcsamp.spelling import shown
 
 MARK = "hpcsamp:"
@@ -167,6 +168,8 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         # Slurm sends signals to steps of srun itself; otherwise the batch shell forwards them
         steps_get_signals=launch.split()[:1] == ["srun"],
         commands=campaign.spec.shell(),
+        served=_served(campaign, shape, launch),
+        ready=READY,
         train="" if campaign.spec.commands else TRAIN,
         products=campaign.spec.files(),
         planned=campaign.spec.planned(),
@@ -189,6 +192,12 @@ def script(campaign: Campaign, job: Job, submission: Path, folder: Path | None =
         return _environment().from_string(scheduler.template).render(**facts_of_job)
     except jinja2.TemplateError as e:
         raise UsageError(f"site.scheduler = {site.scheduler!r}: template error: {e}") from e
+
+
+def _served(campaign: Campaign, shape: Shape, launch: str) -> bool:
+    """Whether the commands of several points of one rank are forked from one process."""
+    ours = any("hpcsamp " in line for line in campaign.spec.shell())
+    return shape.points_per_job > 1 and not launch and ours
 
 
 def _filled(

@@ -266,6 +266,35 @@ def check(
     typer.echo(products.stamp(point, wanted))
 
 
+@app.command(hidden=True, cls=Command)
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder of the server.")],
+    owner: Annotated[int, typer.Argument(help="Process with which the server ends.")],
+) -> None:
+    """Import packages once and fork a process for each command (used by job scripts).
+
+    Examples:
+
+        hpcsamp campaign serve /tmp/served 4711
+
+        hpcsamp campaign serve served 4712
+    """
+    import hpcsamp.losses
+    import hpcsamp.methods
+    import hpcsamp.metrics
+    import hpcsamp.training.progress  # noqa: F401 - the processes need them
+    from hpcsamp import cli
+    from hpcsamp.provenance import packages
+    from hpcsamp.serving import server
+
+    packages()  # kept by each process
+    server.serve(folder, owner)
+    try:
+        cli.main()
+    except SystemExit as e:
+        server.leave(e.code)
+
+
 def _limits(made: Campaign) -> Limits:
     """Return the limits of the scheduler; without the scheduler, print a note and return none."""
     from hpcsamp.campaign.schedulers import Limits, SchedulerError, make
