@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mpi4py import MPI
 from patience import patient
 from test_training import ranks_of, start, wait_for_step
 
@@ -23,6 +22,7 @@ from hpcsamp.errors import PreemptedError, UsageError
 from hpcsamp.locks import locked
 from hpcsamp.losses import Parts
 from hpcsamp.run import checkpoint
+from hpcsamp.runtime import mpi
 from hpcsamp.training.preemption import Watch, Wish, deadline, reason, stopped
 from hpcsamp.training.step_agreement import Agreement
 
@@ -116,7 +116,7 @@ def test_all_wishes_are_heard():
     parts = Parts(1.0, 0.5)
     for kind in ("cpu", "cuda"):
         topology = SimpleNamespace(
-            world=MPI.COMM_SELF, rank=0, data_size=1, model_size=1, device=torch.device(kind)
+            world=mpi().COMM_SELF, rank=0, data_size=1, model_size=1, device=torch.device(kind)
         )
         read = []
         agreement = Agreement(

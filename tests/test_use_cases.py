@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mpi4py import MPI
 
 from hpcsamp import config as configuration
 from hpcsamp.data import Dataset
@@ -19,6 +18,7 @@ from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest import build
 from hpcsamp.ingest.synthetic import synthetic
 from hpcsamp.run.prepare import latitudes, prepare, source_of
+from hpcsamp.runtime import mpi
 
 USE_CASES = {"vit-cifar10": "cifar10", "mlp-entsoe": "entsoe", "swin-era5": "era5"}
 
@@ -127,7 +127,7 @@ def synthetic_run(tmp_path, **section):
 
 def test_a_synthetic_set_is_made_once_and_beside_the_real_one(tmp_path):
     run = synthetic_run(tmp_path, like="era5", grid=[6, 12])
-    made = prepare(run, "synthetic", MPI.COMM_SELF)
+    made = prepare(run, "synthetic", mpi().COMM_SELF)
     folder = tmp_path / "synthetic-era5-20-6x12"
     assert made.data.path == str(folder)
     assert made.data.synthetic is None
@@ -135,12 +135,12 @@ def test_a_synthetic_set_is_made_once_and_beside_the_real_one(tmp_path):
     with Dataset.open(folder) as data:
         assert (data.x_shape, data.y_shape, data.count) == ((76, 6, 12), (69, 6, 12), 16)
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert prepare(run, "synthetic", MPI.COMM_SELF) == made
+    assert prepare(run, "synthetic", mpi().COMM_SELF) == made
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     # what a run writes down says the same again, without any of this
-    assert prepare(made, None, MPI.COMM_SELF) == made
+    assert prepare(made, None, mpi().COMM_SELF) == made
     other = synthetic_run(tmp_path, like="era5", grid=[6, 12], seed=4)
-    assert prepare(other, "synthetic", MPI.COMM_SELF).data.path == f"{folder}-seed4"
+    assert prepare(other, "synthetic", mpi().COMM_SELF).data.path == f"{folder}-seed4"
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
@@ -148,16 +148,16 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     with pytest.raises(
         UsageError, match=r"entsoe-20 contains dataset \w+, .* describes \w+; remove"
     ):
-        prepare(synthetic_run(tmp_path, like="entsoe"), "synthetic", MPI.COMM_SELF)
+        prepare(synthetic_run(tmp_path, like="entsoe"), "synthetic", mpi().COMM_SELF)
 
 
 def test_data_that_are_not_there(tmp_path):
     run = synthetic_run(tmp_path, like="entsoe")
     with pytest.raises(DataError, match=r"real is not a dataset.*--data synthetic"):
-        prepare(run, None, MPI.COMM_SELF)
+        prepare(run, None, mpi().COMM_SELF)
     plain = configuration.check({"data": {"path": "d"}, "model": {"name": "mlp"}})
     with pytest.raises(UsageError, match=r"\[data.synthetic\]"):
-        prepare(plain, "synthetic", MPI.COMM_SELF)
+        prepare(plain, "synthetic", mpi().COMM_SELF)
     build(synthetic("entsoe", 20), tmp_path / "load")
     with pytest.raises(DataError, match=r"load has no latitudes"):
         latitudes(tmp_path / "load")

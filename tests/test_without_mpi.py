@@ -6,6 +6,7 @@ h5py from a package index, as one that was built with MPI imports mpi4py.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -208,3 +209,14 @@ def test_exchanges_of_one_process():
     assert comm.Split(serial.UNDEFINED) is None
     assert comm.Split(0).Dup().Get_size() == 1
     assert serial.library(comm) is serial
+
+
+def test_no_test_file_needs_mpi_to_be_collected():
+    """``pytest -m gpu`` reads all of them, also on a machine without an MPI library."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.name.startswith("test_") or path.name == "conftest.py":
+            tree = ast.parse(path.read_text())
+            for node in tree.body:
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert not any(n.split(".")[0] == "mpi4py" for n in names), path.name
