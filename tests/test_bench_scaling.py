@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from hpcsamp.bench import scaling, versus
+from hpcsamp.bench import gpu, scaling, versus
 from hpcsamp.bench.turns import Turns, VariantJob
 from hpcsamp.bench.workloads import ScalingPoint, Size, points
-from hpcsamp.errors import HpcsampError
+from hpcsamp.errors import HpcsampError, UsageError
 from hpcsamp.planning import fit
 from hpcsamp.training.phases import Phases
 
@@ -301,6 +302,18 @@ def test_bench_gpu_says_that_there_is_none(hpcsamp, monkeypatch):
     assert done.code == 2
     assert "needs a GPU" in done.err
     assert len(done.errors) == 1
+
+
+def test_bench_gpu_needs_no_mpi_for_one_rank(monkeypatch, tmp_path):
+    labels, experiment = [], gpu.experiment("13-50-1", tmp_path, 2)
+    for found in ("/usr/bin/mpirun", None):
+        monkeypatch.setattr("shutil.which", lambda _, found=found: found)
+        made = gpu.variants(experiment, 4, 8, 2, "cpu")
+        labels.append([variant.label for variant in made])
+    assert set(labels[0]) - set(labels[1]) == {"2 ranks on the device, by MPI"}
+    assert VariantJob("one", 1, [], {})._program() == [sys.executable]
+    with pytest.raises(UsageError, match="mpirun was not found"):
+        VariantJob("two", 2, [], {})._program()
 
 
 def test_bench_gpu_runs_on_a_cpu(hpcsamp, tmp_path):

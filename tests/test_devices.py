@@ -6,6 +6,7 @@ Observed facts are given as values; no GPU is pretended.
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from hpcsamp import devices
 from hpcsamp.devices import Seen, Used
 from hpcsamp.errors import UsageError
-from hpcsamp.runtime import bind_device
+from hpcsamp.runtime import bind_device, mpi
 
 OLD = "The NVIDIA driver on your system is too old (found version 11040)"
 THERE = {"nvidia": ["/dev/nvidia0"]}
@@ -119,6 +120,32 @@ def test_ranks_that_share_a_gpu_are_named():
     assert devices.sharing([a, b]) == ""
     assert devices.sharing([Used("cpu", "n1"), Used("cpu", "n1")]) == ""
     assert devices.sharing([a, b, a]) == "ranks 0 and 2 on n1 share a GPU"
+
+
+def test_ranks_that_share_a_gpu_get_no_nccl(monkeypatch):
+    from hpcsamp.collectives.torch import TorchCollectives
+
+    one = Used("cuda", "n1", "card 7")
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setattr(devices, "used", lambda _: one)
+    world = mpi().COMM_SELF
+    topology = SimpleNamespace(device=torch.device("cuda"), world=Twice(world))
+    with pytest.raises(UsageError, match="NCCL, because ranks 0 and 1 on n1 share a GPU") as error:
+        TorchCollectives(topology)
+    assert "\n" not in str(error.value)
+
+
+class Twice:
+    """A communicator on which a second rank has the same."""
+
+    def __init__(self, comm):
+        self.comm = comm
+
+    def allgather(self, thing):
+        return 2 * self.comm.allgather(thing)
+
+    def __getattr__(self, name):
+        return getattr(self.comm, name)
 
 
 def test_a_device_is_tried_out():

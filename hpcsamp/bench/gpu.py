@@ -6,6 +6,7 @@ variants run on a CPU, where they test this code; their times do not apply to GP
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,8 +112,8 @@ def experiment(
 def variants(
     experiment: Experiment, samples: int, batch: int, ranks: int, device: str = "cuda"
 ) -> list[Variant]:
-    """Return the variants: chunks of several sizes, the other precision, several ranks, a single
-    sample, and the baselines."""
+    """Return the variants: chunks of several sizes, the other precision, several ranks (if there is
+    an MPI), a single sample, and the baselines."""
     one = ScalingPoint(1, "alone", 1, samples, batch)
     several = ScalingPoint(ranks, "sampling", ranks, samples, batch)
     single = ScalingPoint(1, "alone", 1, 1, batch)
@@ -126,7 +127,7 @@ def variants(
         _with(experiment.variant(one, label=f"{samples} samples at once"), at_once),
         _with(experiment.variant(one, label=f"in {other}"), f'training.precision="{other}"'),
     ]
-    if 1 < ranks <= samples:
+    if 1 < ranks <= samples and can_start_ranks():
         shared = experiment.variant(several, label=f"{ranks} ranks on the device, by MPI")
         made.append(_with(shared, 'parallel.collectives="mpi"'))
     made.append(_with(experiment.variant(single, label=SINGLE), by_one))
@@ -134,6 +135,11 @@ def variants(
         if label != BLUE or config.method.name == "mean_field":
             made.append(experiment.variant(one, name, label=label))
     return [_with(variant, f'parallel.device="{device}"') for variant in made]
+
+
+def can_start_ranks() -> bool:
+    """Whether this machine has an MPI that starts several ranks."""
+    return (shutil.which("mpirun") or shutil.which("mpiexec")) is not None
 
 
 def _with(variant: Variant, *settings: str) -> Variant:

@@ -75,7 +75,7 @@ class VariantJob:
         Raises
         ------
         UsageError
-            If mpirun is not installed.
+            If there are several ranks and mpirun is not installed.
         HpcsampError
             If the job fails.
         """
@@ -126,6 +126,8 @@ class VariantJob:
         if self._python is not None:
             return [self._python]
         mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
+        if mpirun is None and self._ranks == 1:
+            return [sys.executable]
         if mpirun is None:
             raise UsageError("mpirun was not found; load an MPI module or source envs/local.sh")
         return [mpirun, "-n", str(self._ranks), sys.executable]

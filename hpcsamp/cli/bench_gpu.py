@@ -69,6 +69,8 @@ def gpu(
         bench.check()
     elif device != "cpu":
         raise UsageError(f'--device must be "cuda" or "cpu", got {device!r}')
+    if ranks > 1 and not bench.can_start_ranks():
+        typer.echo(f"mpirun was not found: the variant with {ranks} ranks is left out", err=True)
     measured = []
     samples, rounds = samples or (4 if small else 16), rounds or (2 if small else 5)
     batch = batch or (8 if small else None)
