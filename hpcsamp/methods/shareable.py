@@ -33,8 +33,8 @@ class Shareable(Predicting):
             If the method or its network does not support sharding.
         """
         raise UsageError(
-            f'optimizer.sharded = "weights" needs mean_field, whose weights all ranks of a sample '
-            f"group hold; for {type(self).__name__} set optimizer.sharded = true or false"
+            f'optimizer.sharded = "weights" needs mean_field or ivon, whose weights all ranks of a '
+            f"sample group hold; for {type(self).__name__} set optimizer.sharded = true or false"
         )
 
     def share_out(self, group: SampleGroupLike) -> None:

@@ -181,6 +181,9 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
             'augment.share = "all"' if views > 1 else "data.slots = 2",
         ),
     ]  # fmt: skip
+    if drawn and config.parallel.buckets > 1:
+        vectors = 4 if mine == 1 else 2  # a first sample's sums would be its gradients otherwise
+        parts.append(Part("sums that are sent in buckets", vectors * drawn, "parallel.buckets = 1"))
     if run.method.directs:
         parts.append(Part("particles by columns, and their directions", DIRECTED * trained))
     if grid.sample_size * grid.data_size > 1:
