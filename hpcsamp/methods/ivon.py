@@ -31,9 +31,9 @@ class Ivon(MeanField):
     """Mean-field normal posterior that is trained by IVON.
 
     The posterior, its prior, its draws and its predictions are those of
-    :class:`~hpcsamp.methods.mean_field.MeanField`. A rank holds 5 n values in a step (m, sigma,
-    their gradients and the momentum) where Adam makes it 8 n. Deterministic parameters are trained
-    by Adam, with the settings of ``[optimizer]``; its schedule applies to both learning rates.
+    :class:`~hpcsamp.methods.mean_field.MeanField`. A rank keeps 3 n values between steps (m,
+    sigma and the momentum) where Adam makes it 6 n. Deterministic parameters are trained by Adam,
+    with the settings of ``[optimizer]``; its schedule applies to both learning rates.
 
     Parameters
     ----------
