@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, cast, get_type_hints
 
@@ -23,6 +23,7 @@ from hpcsamp.ingest.grids import select as selected
 from hpcsamp.ingest.labels import targets_of, unseen
 from hpcsamp.ingest.source import Source, check_once
 from hpcsamp.ingest.steps import Held, by_chunk, chunk_steps
+from hpcsamp.ingest.units import conversions, with_units
 from hpcsamp.names import Task
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ Answers = Annotated[Sequence[str], Asked("Variable of the targets y.", "--y")]
 Selection = Annotated[
     Sequence[str], Asked("Part of a dimension: level=500,850 or latitude=30:60.", "--select")
 ]
+Units = Annotated[
+    Sequence[str],
+    Asked(
+        "Unit to which a variable is converted from that of the file, by pint: t2m=degC, msl=hPa.",
+        "--units",
+    ),
+]
 Lead = Annotated[int, Asked("Lead of a forecast: number of items from x to y.", least=0)]
 Keep = Annotated[bool, Asked("Keep missing values (NaN) of y; training ignores them.")]
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -42,6 +50,7 @@ class FieldOptions(TypedDict, total=False):
     """Options of all sources of fields; their defaults are those of :func:`gridded`."""
 
     select: Selection
+    units: Units
     lead: Lead
     keep_missing: Keep
     fractions: Mapping[str, Part]
@@ -108,13 +117,13 @@ class Gridded(Source):
         assert self.x_stack is not None
         assert self.y_stack is not None
         rows = self.rows[split][start:stop]
-        found = {"x": read_rows(self.parts, self.x_stack, rows).astype(self.arrays["x"].dtype)}
+        kinds = {name: np.dtype(self.arrays[name].dtype) for name in ("x", "y")}
+        found = {"x": read_rows(self.parts, self.x_stack, rows, kinds["x"])}
         if self.labels:
             found["y"] = self.labels[split][start:stop]
         else:
-            y = read_rows(self.parts, self.y_stack, rows + self.lead)
-            y = y.reshape(len(rows), *self.arrays["y"].shape)
-            found["y"] = y.astype(self.arrays["y"].dtype)
+            y = read_rows(self.parts, self.y_stack, rows + self.lead, kinds["y"])
+            found["y"] = y.reshape(len(rows), *self.arrays["y"].shape)
         sample = self.x_stack.sample
         if sample in self.coords:
             values = np.concatenate([plain(part[sample])[0] for part in self.parts])
@@ -178,6 +187,7 @@ def gridded(
     sample: str,
     task: Task = "regression",
     select: Selection = (),
+    units: Units = (),
     lead: Lead = 0,
     keep_missing: Keep = False,
     fractions: Mapping[str, Part] = DEFAULT_FRACTIONS,
@@ -207,8 +217,10 @@ def gridded(
         stacks.append([inputs, stack(part, y, sample, file, inputs.grid)])
     for part, file, own in zip(chosen, files, stacks, strict=True):
         _alike(chosen[0], files[0], part, file, stacks[0], own, sample)
+    changed = conversions(chosen[0], [*x, *y], units, files[0])
+    chosen = [with_units(part, changed) for part in chosen]
     first = chosen[0]
-    x_stack, y_stack = stacks[0]
+    x_stack, y_stack = (replace(own, conversions=changed) for own in stacks[0])
     count = sum(part.sizes[sample] for part in chosen) - lead
     if count < 1:
         raise DataError(f"{files[0]}: {count + lead} items are too few for a lead of {lead}")
@@ -219,7 +231,8 @@ def gridded(
         return np.concatenate([part[name].values for part in chosen])[:count]
 
     labels: np.ndarray | None = None
-    notes: list[str] = []
+    converted = [f"unit of {n} converted from {c.old} to {c.new}" for n, c in changed.items()]
+    notes = list(converted)
     found = None
     if task == "classification":
         if len(y) > 1 or y_stack.shape != (1,):
@@ -261,7 +274,7 @@ def gridded(
         splits={s: len(rows) for s, rows in dealt.items()},
         source=source,
         meaning={"y": {"lead": f"{lead} items"}} if lead else {},
-        transforms=[*(f"selected {text}" for text in select), *split_notes,
+        transforms=[*(f"selected {text}" for text in select), *converted, *split_notes,
                     *([f"target {lead} items ahead"] if lead else [])],
         coords=coordinates(first, x_stack, y_stack),
         report=notes + unseen(by_split) if by_split else notes,
@@ -275,7 +288,12 @@ def gridded(
     )  # fmt: skip
 
 
-def read_rows(parts: Sequence[xarray.Dataset], stacked: Stack, rows: np.ndarray) -> np.ndarray:
+def read_rows(
+    parts: Sequence[xarray.Dataset],
+    stacked: Stack,
+    rows: np.ndarray,
+    dtype: np.dtype | None = None,
+) -> np.ndarray:
     """Read items by ascending position in concatenated datasets, shape ``(n, *shape)``.
 
     Raises
@@ -292,7 +310,7 @@ def read_rows(parts: Sequence[xarray.Dataset], stacked: Stack, rows: np.ndarray)
             continue
         near = own[-1] - own[0] == len(own) - 1
         try:
-            found.append(stacked.read(part, slice(own[0], own[-1] + 1) if near else own))
+            found.append(stacked.read(part, slice(own[0], own[-1] + 1) if near else own, dtype))
         except (OSError, ValueError, KeyError, RuntimeError) as e:
             file = part.encoding.get("source", "store")
             raise DataError(f"{file}: items {own[0]} to {own[-1]} cannot be read: {e}") from None

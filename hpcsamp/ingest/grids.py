@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcsamp.data.shard_writer import Coordinate
 from hpcsamp.errors import DataError, UsageError
+from hpcsamp.ingest.units import Conversion
 
 if TYPE_CHECKING:
     import xarray
@@ -33,6 +34,8 @@ class Stack:
         dimensions.
     shape
         Shape of an item.
+    conversions
+        Conversions of units, by variable.
     """
 
     variables: list[str]
@@ -40,9 +43,12 @@ class Stack:
     grid: list[str]
     names: list[str]
     shape: tuple[int, ...]
+    conversions: Mapping[str, Conversion] = field(default_factory=dict)
 
-    def read(self, opened: xarray.Dataset, items: slice | np.ndarray) -> np.ndarray:
-        """Read items of a dataset, shape ``(n, *shape)``."""
+    def read(
+        self, opened: xarray.Dataset, items: slice | np.ndarray, dtype: np.dtype | None = None
+    ) -> np.ndarray:
+        """Read items of a dataset as ``dtype``, shape ``(n, *shape)``, with converted units."""
         parts = []
         count = len(range(*items.indices(opened.sizes[self.sample]))) if isinstance(
             items, slice) else len(items)  # fmt: skip
@@ -56,8 +62,10 @@ class Stack:
             else:  # a constant field
                 values = found.transpose(*other, *self.grid).values[None]
                 values = np.broadcast_to(values, (count, *values.shape[1:]))
+            if name in self.conversions:
+                values = self.conversions[name].apply(values)
             parts.append(values.reshape(count, -1, *grid))
-        return np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=1, dtype=dtype, casting="unsafe")
 
 
 def stack(

@@ -42,7 +42,7 @@ def anemoi(
         A folder, or a URL that zarr can open.
     member
         Index of the ensemble member.
-    x, y, select, lead, keep_missing, fractions, seed, rule, normalize_y
+    x, y, select, units, lead, keep_missing, fractions, seed, rule, normalize_y
         As in :func:`~hpcsamp.ingest.netcdf.netcdf`; the items are the dates, called ``time``.
 
     Raises
@@ -124,7 +124,7 @@ def makani(
         Description with the keys ``coords`` (``channel``, ``lat``, ``lon``) and ``dhours``. It is
         needed for files without dimension scales; their times are computed from the year in their
         name.
-    x, y, select, lead, keep_missing, fractions, seed, rule, normalize_y
+    x, y, select, units, lead, keep_missing, fractions, seed, rule, normalize_y
         As in :func:`~hpcsamp.ingest.netcdf.netcdf`; the variables are the channels.
 
     Raises
@@ -183,7 +183,7 @@ def grib(
     ----------
     files
         Files whose messages form one hypercube; see the documentation of cfgrib.
-    x, y, select, lead, keep_missing, fractions, seed, rule, normalize_y
+    x, y, select, units, lead, keep_missing, fractions, seed, rule, normalize_y
         As in :func:`~hpcsamp.ingest.netcdf.netcdf`.
 
     Raises

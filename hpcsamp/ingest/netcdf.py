@@ -47,6 +47,8 @@ def netcdf(
         Dimension along which items lie.
     select
         Parts of dimensions to use, such as ``level=500,850``.
+    units
+        Units to which variables are converted, such as ``t2m=degC``; needs pint.
     lead
         Number of items from input to target.
     task
@@ -61,9 +63,10 @@ def netcdf(
     Raises
     ------
     UsageError
-        If a variable or dimension does not exist.
+        If a variable or dimension does not exist, or a unit cannot be converted to that asked for.
     DataError
-        If a file cannot be read, or files have different variables, grids or units.
+        If a file cannot be read, or files have different variables, grids or units, or a unit that
+        is to be converted is absent or unknown.
 
     Examples
     --------
@@ -90,7 +93,7 @@ def zarr(
     ----------
     store
         A folder, or a URL that xarray can open.
-    x, y, sample, select, lead, task, keep_missing, fractions, seed, rule, normalize_y
+    x, y, sample, select, units, lead, task, keep_missing, fractions, seed, rule, normalize_y
         As in :func:`netcdf`.
 
     Raises
