@@ -49,11 +49,11 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
-    from hpcsamp.imports import without_collection
+    from hpcsamp.imports import modules_by_name, without_collection
 
     if name not in _HOME and name not in _ROOMS:
         raise AttributeError(f"module 'hpcsamp' has no attribute {name!r}")
-    with without_collection():
+    with without_collection(), modules_by_name():
         if name in _HOME:
             return getattr(importlib.import_module(_HOME[name]), name)
         return importlib.import_module(f"hpcsamp.{name}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hpcsamp import devices, launcher, serial
 from hpcsamp.errors import HpcsampError, UsageError, described, one_line
+from hpcsamp.imports import modules_by_name, without_collection
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,8 @@ def bind_device(device: str, local_rank: int) -> torch.device:
     UsageError
         If the requested GPU is not visible to this process, or does not work.
     """
-    import torch
+    with without_collection(), modules_by_name():
+        import torch
 
     seen = devices.observe() if device == "auto" or device.startswith("cuda") else devices.Seen()
     try:

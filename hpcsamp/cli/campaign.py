@@ -279,10 +279,8 @@ def serve(
 
         hpcsamp campaign serve served 4712
     """
-    import hpcsamp.losses
-    import hpcsamp.methods
-    import hpcsamp.metrics
-    import hpcsamp.training.progress  # noqa: F401 - the processes need them
+    import rich.progress  # noqa: F401 - the processes need them
+
     from hpcsamp import cli
     from hpcsamp.provenance import packages
     from hpcsamp.serving import server

@@ -18,17 +18,22 @@ from hpcsamp.serial import library
 
 
 def collect(topology: Topology, seed: int) -> dict[str, Any]:
-    """Collect the provenance of this start. Collective over the world; the same on every rank.
+    """Collect the provenance of this start on rank 0, which records it. Collective over the world.
+
+    The other ranks neither start git nor read the metadata of every package: a thousand ranks that
+    do so at once wait for the file system.
 
     Returns
     -------
     dict
         ``started``, ``command``, ``seed``, ``git`` (commit and hash of the uncommitted diff of the
         hpcsamp checkout, None for an installed package), ``packages``, ``mpi``, ``hdf5``,
-        ``launcher``, ``modules``, ``hosts``, ``grid``.
+        ``launcher``, ``modules``, ``hosts``, ``grid``; empty on the other ranks.
     """
+    hosts = topology.world.gather(platform.node())
+    if hosts is None:
+        return {}
     MPI = library(topology.world)  # noqa: N806
-    hosts = topology.world.allgather(platform.node())
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),

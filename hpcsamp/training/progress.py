@@ -5,18 +5,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING, Any
 
 from hpcsamp.runtime import on_terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 
 class Reporter:
@@ -40,12 +35,25 @@ class Reporter:
         self, active: bool, total: int, done: int = 0, *, each: bool = False, warns: bool = True
     ) -> None:
         self._each, self._warns = each, warns
-        watched = on_terminal() or _in_notebook()
-        self._console = Console(quiet=not active, highlight=False, force_terminal=watched)
         self._total = total
+        self._console: Console | None = None
         self._bar: Progress | None = None
         self._last = time.monotonic()
-        if active and watched:
+        if not active:  # a thousand ranks need not read the files of rich
+            return
+        from rich.console import Console
+
+        watched = on_terminal() or _in_notebook()
+        self._console = Console(highlight=False, force_terminal=watched)
+        if watched:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(),
@@ -75,8 +83,9 @@ class Reporter:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        self._console.print(line, soft_wrap=True, markup=False)
-        sys.stdout.flush()
+        if self._console is not None:
+            self._console.print(line, soft_wrap=True, markup=False)
+            sys.stdout.flush()
 
     def warn(self, line: str) -> None:
         """Print a warning on standard error, also in a quiet run."""
