@@ -51,16 +51,23 @@ class Known:
 
     def section(self, name: str, table: Any) -> BaseModel | None:
         """Return the section made from an equal table; None if there is none."""
-        return self._sections.get(self._key(name, table))
+        key = self._key(name, table)
+        return None if key is None else self._sections.get(key)
 
     def add(self, name: str, table: Any, section: Any) -> None:
         """Remember the section made from a table; a value that is no table is left out."""
-        if isinstance(section, BaseModel):
-            self._sections[self._key(name, table)] = section
+        key = self._key(name, table)
+        if key is not None and isinstance(section, BaseModel):
+            self._sections[key] = section
 
-    def _key(self, name: str, table: Any) -> tuple[str, str]:
-        # Unlike the values themselves, their texts distinguish 1, 1.0 and true.
-        return name, "" if table is self._base.get(name) else repr(table)
+    def _key(self, name: str, table: Any) -> tuple[str, str] | None:
+        """Identify a table; None if nothing should be remembered of it."""
+        if table is self._base.get(name):
+            return name, ""
+        try:  # unlike the values themselves, their texts distinguish 1, 1.0 and true
+            return name, repr(table)
+        except ValueError:  # an integer of thousands of digits
+            return None
 
 
 def check(
