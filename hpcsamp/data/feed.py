@@ -183,7 +183,9 @@ class Feed:
         for _ in range(start, stop):
             slot = self._prefetcher.take(job)
             yield {
-                table.array: raw.view(table.spec.dtype).reshape(-1, *table.shape)
+                table.array: raw.view(table.spec.dtype).reshape(
+                    self._items[table.array], *table.shape
+                )
                 for raw, table in zip(self._views(slot), self._tables, strict=True)
             }
             self._prefetcher.release()
