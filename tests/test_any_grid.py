@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -108,12 +109,17 @@ def source() -> ArraySource:
 
 @pytest.fixture(scope="module")
 def train(commands, small, tmp_path_factory) -> Train:
-    """``train(folder, ranks, *settings)``: all runs in one job, those that are there go on."""
+    """``train(folder, ranks, *settings)``: all runs in one job, those that are there go on.
+
+    A call that was made is not made again: pytest takes the tests of grids in turns, and would set
+    each grid up dozens of times.
+    """
     root = tmp_path_factory.mktemp("grids")
     sets = {name: root / name for name in ("values", "fields")}
     build(source(), sets["values"])
     build(fields({"train": 1257, "valid": 180, "test": 360}), sets["fields"])
 
+    @cache
     def run(folder: str, ranks: int, *settings: str) -> Path:
         lines = [
             ["train", small, "--output", root / folder / name, "--resume"]
