@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_scores_leave_missing_values_out():
 def origins(past, future):
     n = len(past)
     more, zeros = np.empty((n, 0, future.shape[1])), np.zeros(n, int)
-    return Origins(past, future, more, 3600 * (np.arange(n) + past.shape[1]), zeros, 3600)
+    at = 3600 * (np.arange(n) + past.shape[1])
+    return Origins(past, future, more, at, zeros, np.ones(n), 3600)
 
 
 def test_the_naive_forecast_is_the_value_one_season_ago():
@@ -68,6 +70,10 @@ def test_the_naive_forecast_is_the_value_one_season_ago():
     assert found.absolute[0] == pytest.approx(1.0)
     assert found.width[0] == pytest.approx(1.75 - -0.25)
     assert found.crps[0] == pytest.approx(crps_of_values(np.array([-1, 0, 1, 4]), np.array(2.0)))
+    # a series that was divided by 3
+    scaled = seasonal("a", train, replace(test, std=np.full(1, 3.0)), 1, 0.5)
+    for key, power in (("crps", 1), ("absolute", 1), ("width", 1), ("square", 2), ("covered", 0)):
+        assert getattr(scaled, key)[0] == pytest.approx(3**power * getattr(found, key)[0])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 Two scores are available. Both have the form ``max(lower - y, y - upper) / scale``::
 
     cqr          lower, upper: predictive quantiles (1 - level)/2 and (1 + level)/2; scale: 1
-                 (conformalised quantile regression, Romano et al. 2019, eq. 6)
+                 (conformalised quantile regression, Romano et al. 2019, eq. 6); for several
+                 series, the standard deviation of each, because they share the thresholds
     normalised   lower, upper: predictive mean; scale: predictive standard deviation
                  (Lei et al. 2018, section 5.2)
 """
@@ -74,10 +75,12 @@ def base_of(score: str, arrays: dict[str, Tensor]) -> Base:
     score
         One of :data:`SCORES`.
     arrays
-        ``mean`` and ``std``, ``(B, ...)``; or ``lower`` and ``upper`` quantiles.
+        ``mean`` and ``std``, ``(B, ...)``; or ``lower`` and ``upper`` quantiles, and
+        ``series_std`` if there are several series.
     """
     if score == "cqr":
         lower, upper = arrays["lower"].double(), arrays["upper"].double()
-        return Base(lower, upper, torch.ones_like(lower))
+        own = arrays.get("series_std")
+        return Base(lower, upper, torch.ones_like(lower) if own is None else own.double())
     mean = arrays["mean"].double()
     return Base(mean, mean, arrays["std"].double())

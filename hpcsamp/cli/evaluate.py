@@ -128,6 +128,14 @@ def _show(
     for why in sorted(set(result["unattained"].values())):
         left_out = ", ".join(k for k, v in result["unattained"].items() if v == why)
         print(f"not computed: {left_out} ({why})")
+    if of := {} if brief else result.get("series", {}):
+        keys = [k for k in of if k != "labels"]
+        lines = zip(of["labels"], *(of[k] for k in keys), strict=True)
+        show(
+            "by series, in its units; above: means over all values of all series",
+            ["series", *keys],
+            [[label, *(float(f"{v:.4g}") for v in values)] for label, *values in lines],
+        )
     for rows in [] if brief else by_target(result["rows"]):
         names = [k for k in rows if k not in NOT_METRICS]
         with_units = any(rows["units"])

@@ -63,8 +63,9 @@ def series(
     values, ``(past,)``. With any of them it has ``(rows, past + future)``: the target (of the
     future: its mean over train), whether it is known (0 or 1), and the covariates.
 
-    If there are several series, each is standardised by the mean and standard deviation of its
-    train part. A single series keeps its units.
+    If there are several series, each is stored after standardising it by the mean and standard
+    deviation of its train part; metrics and predictions are in the units of the series. A single
+    series is stored in its units.
 
     Parameters
     ----------

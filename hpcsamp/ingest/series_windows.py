@@ -55,11 +55,12 @@ class SeriesSource(Source):
             return found | {"x": values[:, : self.past].astype(np.float32)}
         own = self.covariates[of if len(self.covariates) > 1 else np.zeros_like(of)]
         more = np.take_along_axis(own, at[:, None, :], axis=2)
-        return found | {"x": inputs(values, more, self.fill[of], self.past)}
+        made = inputs(values, more, self.fill[of], self.past)
+        return found | {"x": made.astype(np.float32)}
 
 
 def inputs(values: np.ndarray, more: np.ndarray, fill: np.ndarray, past: int) -> np.ndarray:
-    """Return the inputs of windows, ``(n, 2 + covariates, length)`` float32.
+    """Return the inputs of windows, ``(n, 2 + covariates, length)``.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def inputs(values: np.ndarray, more: np.ndarray, fill: np.ndarray, past: int) ->
     """
     known = np.isfinite(values) & (np.arange(values.shape[1]) < past)
     rows = [np.where(known, values, fill[:, None]), known.astype(np.float64)]
-    return np.concatenate([np.stack(rows, 1), more], 1).astype(np.float32)
+    return np.concatenate([np.stack(rows, 1), more], 1)
 
 
 def windows_of(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hpcsamp.metrics.regression_sums import LEVELS, ROWS, RegressionSums
+from hpcsamp.metrics.regression_sums import LEVELS, POWERS, ROWS, RegressionSums
 from hpcsamp.metrics.sums import check_defined
 
 
@@ -70,10 +70,8 @@ class RegressionMetrics(RegressionSums):
         _, tables = self.read()
         rows = tables["rows"]
         mean = dict(zip(ROWS, rows / (rows[0] if over_rows is None else over_rows), strict=True))
-        for name in ("square", "variance", "expected", "epistemic"):
-            mean[name] = mean[name] * scale**2
-        for name in ("absolute", "error", "std", "crps"):
-            mean[name] = mean[name] * scale
+        for name, power in POWERS.items():
+            mean[name] = mean[name] * scale**power
         return mean
 
     def compute(self) -> dict[str, float]:
@@ -100,7 +98,7 @@ class RegressionMetrics(RegressionSums):
             result["crps"] = mean["crps"]
         if sums["density_items"] > 0:
             result["nll"] = -sums["log_density"] / sums["density_items"]
-            if not torch.all(self._scale == 1):
+            if not torch.all(self._scale == 1) or sums["jacobian"] != 0:
                 jacobian = sums["jacobian"] / sums["density_items"]
                 result["nll_physical"] = result["nll"] + jacobian
         if self._spread_known(sums):

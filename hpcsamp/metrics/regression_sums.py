@@ -26,6 +26,9 @@ SCALARS = (
 ROWS = ("weight", "square", "absolute", "error", "variance", "expected", "epistemic", "std",
          "crps",
          *(f"coverage_{level}" for level in LEVELS))  # fmt: skip
+POWERS = {"square": 2, "variance": 2, "expected": 2, "epistemic": 2,
+          "absolute": 1, "error": 1, "std": 1, "crps": 1}  # fmt: skip
+"""Sums that have the unit of the target, with the power of the unit."""
 
 
 class RegressionSums(Sums):
@@ -88,6 +91,7 @@ class RegressionSums(Sums):
         crps: Tensor | None = None,
         epistemic: Tensor | None = None,
         known: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> None:
         """Add a batch.
 
@@ -114,6 +118,10 @@ class RegressionSums(Sums):
         known
             ``(B, ...)`` bool: False for missing values of the target. They are ignored, as are
             items without a known value; ``log_density`` is the density of the known values.
+        scale
+            ``(B, rows)`` or ``(B, 1)``: for every item, units of the target per unit of the
+            arguments, by which its errors and spreads are multiplied; 1 by default. The scale of
+            the constructor is applied to the sums.
 
         Raises
         ------
@@ -168,11 +176,18 @@ class RegressionSums(Sums):
             parts["epistemic"] = rowwise(epistemic) * _over(self._samples, self._samples - 1)
             parts["variance"] = variance - rowwise(epistemic) + parts["epistemic"]
             parts["expected"] = parts["variance"] + parts["epistemic"] / self._samples
+        expected = parts["expected"]
         if crps is not None:
             parts["crps"] = rowwise(crps)
             if known is not None:
                 parts["crps"] = torch.where(known, parts["crps"], 0.0)
         parts["weight"] = torch.ones_like(error)
+        by_item = None
+        if scale is not None:
+            by_item = scale[keep].double().to(error.device)[:, :, None].expand(-1, self.rows, -1)
+            for name, power in POWERS.items():
+                if name in parts:
+                    parts[name] = parts[name] * by_item**power
         rows = each.new_zeros(len(ROWS), self.rows)
         for k, name in enumerate(ROWS):
             if name in parts:
@@ -191,6 +206,7 @@ class RegressionSums(Sums):
             sums["log_density"] = (w * log_density[keep].double()).sum()
             there = torch.ones_like(error) if known is None else known.double()
             logs = self._scale.log().to(w.device)[:, None]
+            logs = logs if by_item is None else logs + by_item.log()
             sums["jacobian"] = (w * (there * logs).sum((1, 2))).sum()
         flat = (each / self.rows).flatten()
         typical = self._typical.to(w.device)[:, None]
@@ -207,7 +223,7 @@ class RegressionSums(Sums):
                     octave.flatten(),
                     SPREAD_BINS,
                     flat,
-                    flat * (parts["expected"] / typical**2).flatten(),
+                    flat * (expected / typical**2).flatten(),
                     flat * (error / typical).square().flatten(),
                 ),
             },

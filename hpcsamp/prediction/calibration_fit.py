@@ -163,6 +163,8 @@ def _fit_values(of: Material, options: Options, where: str) -> Recalibration:
     if score == "cqr":
         both = torch.from_numpy(of.arrays["quantiles"])
         arrays |= {"lower": both[:, 0], "upper": both[:, 1]}
+    if "series_std" in of.arrays:
+        arrays["series_std"] = torch.from_numpy(of.arrays["series_std"])
     for name in ("lower", "upper") if score == "cqr" else ("mean", "std"):
         odd = int((~arrays[name].isfinite()).sum())
         if odd:

@@ -36,7 +36,8 @@ class Material:
         Name of the target, ``y`` if there is only one; and its name in messages.
     arrays
         ``(n, ...)`` float64 by name: ``target`` (NaN if unknown) with ``log_probabilities``; or
-        with ``mean``, ``std`` and two ``quantiles``. Empty if there are no such predictions.
+        with ``mean``, ``std``, two ``quantiles``, and ``series_std`` of several series. Empty if
+        there are no such predictions.
     series
         Whether the values of an item are time steps.
     time
@@ -136,7 +137,8 @@ def _wanted(whole: Task, view: View, part: View, levels: tuple[float, ...]) -> l
         one = one and made["probabilities"].dims[1:] == ("class",)
         return ["target", "log_probabilities"] if one else []
     if not task.labels and {"target", "mean", "std"} <= made.keys():
-        return ["target", "mean", "std", *(["quantiles"] if own else [])]
+        more = ["quantiles"] * bool(own) + ["series_std"] * (part.units.series is not None)
+        return ["target", "mean", "std", *more]
     return []
 
 

@@ -85,6 +85,7 @@ def evaluate_run(
             "definitions": found.definitions,
             "unattained": found.unattained,
             "rows": found.rows,
+            **({"series": found.series} if found.series else {}),
             "reliability": found.reliability,
             **({"accepted_edits": edits.taken()} if edits.taken() else {}),
             **({"doubt": found.doubt} if found.doubt else {}),

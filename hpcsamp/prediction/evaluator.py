@@ -209,7 +209,8 @@ class Evaluator:
         outputs = self._outputs(method, batch.x, index)
         y = view.blank(outputs) if target is None else target
         mask = None if target is None else batch.mask
-        return self.task.predict(outputs, y, view, mask=mask, full=full, levels=levels)
+        own = view.of_items(batch.index)
+        return self.task.predict(outputs, y, own, mask=mask, full=full, levels=levels)
 
     def close(self) -> None:
         """Close the files."""

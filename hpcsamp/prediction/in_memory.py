@@ -64,6 +64,7 @@ def predict_items(
     batch: int | None = None,
     quantiles: Sequence[float] = (),
     keep_samples: bool = False,
+    series: np.ndarray | None = None,
 ) -> Predicted:
     """Predict raw items. Serial.
 
@@ -77,10 +78,12 @@ def predict_items(
         Levels of the quantiles, for numeric targets.
     keep_samples
         Also keep the prediction of each weight sample.
+    series
+        ``(n,)`` index of the series of each item, if each series has a scale of its own.
     """
     dataset = posterior.trained.items(given.count)
     samples, task = posterior.samples, posterior.task
-    view = view_of(posterior, dataset, posterior.collectives)
+    view = view_of(posterior, dataset, posterior.collectives, series)
     layout = items.layout(
         task, view, given.count,
         dtype=precision(posterior),
@@ -115,7 +118,8 @@ def predict_items(
         step = max(1, CACHE // (samples * each * 8))
         for start in range(0, len(rows), step):
             own = outputs[:, start : start + step]
-            found = task.predict(own, view.blank(own), view, levels=levels)
+            mine = view.of_items(rows[start : start + step])
+            found = task.predict(own, view.blank(own), mine, levels=levels)
             for name, array in found.arrays(list(layout.variables)).items():
                 values[name][rows[start : start + step]] = array
     return Predicted(layout, values)
@@ -142,9 +146,13 @@ def _ids_that_fit(posterior: Posterior, given: Given) -> Iterator[None]:
         raise DataError(f"the network does not accept these items ({e}): {ranges}") from e
 
 
-def view_of(posterior: Posterior, dataset: Dataset, group: Collectives) -> View:
+def view_of(
+    posterior: Posterior, dataset: Dataset, group: Collectives, series: np.ndarray | None = None
+) -> View:
     """Describe the quantities that are predicted for items without targets, and their units."""
-    coordinates = {name: Coordinates(posterior.trained.axes[name]) for name in dataset.targets}
+    known = {} if series is None else {"series": (series.astype(np.float64), "")}
+    axes = posterior.trained.axes
+    coordinates = {name: Coordinates(axes[name], known) for name in dataset.targets}
     return views.view_of(
         posterior.method, posterior.run.shapes.targets, posterior.likelihood, dataset, coordinates,
         posterior.samples, posterior.counts(), group,

@@ -184,6 +184,7 @@ def evaluate_mixture(
         "definitions": found.definitions,
         "unattained": found.unattained,
         "rows": found.rows,
+        **({"series": found.series} if found.series else {}),
         "reliability": found.reliability,
     }
 

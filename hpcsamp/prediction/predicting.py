@@ -12,6 +12,7 @@ from hpcsamp.imports import without_collection
 from hpcsamp.prediction.file_attributes import attributes, levels_of
 from hpcsamp.prediction.given import given
 from hpcsamp.prediction.in_memory import predict_items, predict_split
+from hpcsamp.prediction.own_units import in_own_units
 from hpcsamp.prediction.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Predicting(Posterior):
         batch: int | None = None,
         keep_samples: bool = False,
         split: str | None = None,
+        series: Sequence[str] | str | None = None,
     ) -> xr.Dataset:
         """Return the posterior predictive distribution of items, in the units of the data.
 
@@ -49,6 +51,9 @@ class Predicting(Posterior):
         split
             Split of a dataset folder; None for ``test``, or the first split if there is no
             ``test``.
+        series
+            If the training set has several series: the name of the series of each window in ``x``,
+            or of all of them. ``x`` and the predictions are in the units of the series.
 
         Returns
         -------
@@ -62,7 +67,8 @@ class Predicting(Posterior):
         Raises
         ------
         DataError
-            If names, shape, type, units or coordinates of ``x`` differ from those of the run.
+            If names, shape, type, units or coordinates of ``x`` differ from those of the run, or
+            names of series are missing or unknown.
         UsageError
             If the method cannot draw this number of samples, or a level is not between 0 and 1.
         """
@@ -78,9 +84,10 @@ class Predicting(Posterior):
             opened = self.open(x, split)
             found = predict_split(of, opened, quantiles=levels, keep_samples=keep_samples)
         else:
+            x, place = in_own_units(x, series, self.trained)
             items = given(x, self.trained)
             found = predict_items(
-                of, items, batch=batch, quantiles=levels, keep_samples=keep_samples
+                of, items, batch=batch, quantiles=levels, keep_samples=keep_samples, series=place
             )
         for note in of.notes:
             sys.stderr.write(f"hpcsamp: {note}\n")

@@ -23,9 +23,6 @@ from hpcsamp.prediction.csv_file import Form, columns_of
 from hpcsamp.prediction.predicting import Predicting
 from hpcsamp.run.trained import Trained
 
-SPREADS = ("std", "std_aleatoric", "std_epistemic")
-"""Arrays to which the mean of a series is not added."""
-
 
 @dataclass(frozen=True)
 class Last:
@@ -34,7 +31,7 @@ class Last:
     Attributes
     ----------
     x
-        ``(series, *shape)`` inputs of the run.
+        ``(series, *shape)`` windows in the units of the series.
     origin
         ``(series,)`` time of the last value in seconds since 1970-01-01 UTC.
     names
@@ -104,9 +101,11 @@ def predict_series(
     zone = zone_of(recipe["timezone"])
     rows = read_rows([path], columns, zone, form.delimiter, form.notation, form.date_format)
     last = last_windows(path, rows, recipe, plain)
-    found = posterior.predict(last.x, quantiles=quantiles, keep_samples=keep_samples)
-    scales = np.asarray(recipe["scales"])[[recipe["names"].index(n) for n in last.names]]
-    made = _in_rows(found, scales)
+    several = last.names if len(recipe["names"]) > 1 else None
+    found = posterior.predict(
+        last.x, quantiles=quantiles, keep_samples=keep_samples, series=several
+    )
+    made = _in_rows(found)
     leads = np.arange(1, recipe["future"] + 1)
     times = (last.origin[:, None] + recipe["step"] * leads).ravel()
     labels = [name for name in last.names for _ in leads]
@@ -176,8 +175,7 @@ def last_windows(path: Path, rows: Rows, recipe: dict[str, Any], plain: bool) ->
                 f"the run needs the last {past}"
             )
         place = recipe["names"].index(name)
-        mean, std = recipe["scales"][place]
-        values = (grid[series, 0, end - past : end + future] - mean) / std
+        values = grid[series, 0, end - past : end + future]
         holes = np.flatnonzero(np.isnan(values[:past]))
         if len(holes) and recipe["missing"] == "drop":
             at = axis.first + step * (end - past + int(holes[0]))
@@ -196,8 +194,10 @@ def last_windows(path: Path, rows: Rows, recipe: dict[str, Any], plain: bool) ->
         zone = zone_of(recipe["timezone"])
         of_times, _ = of_time(times, recipe["cycles"], recipe["holidays"], zone)
         more = np.concatenate([known, of_times])[None]
-        x.append(inputs(values[None], more, np.asarray([recipe["fill"][place]]), past)[0])
-    return Last(np.stack(x).astype(np.float32), np.asarray(origin), rows.names)
+        mean, std = recipe["scales"][place]
+        fill = np.asarray([recipe["fill"][place] * std + mean])
+        x.append(inputs(values[None], more, fill, past)[0])
+    return Last(np.stack(x), np.asarray(origin), rows.names)
 
 
 def _ends(values: np.ndarray, where: str) -> tuple[int, int]:
@@ -223,17 +223,13 @@ def _check_known(
             )
 
 
-def _in_rows(found: xr.Dataset, scales: np.ndarray) -> dict[str, np.ndarray]:
-    """Return arrays with an axis of lead times as columns, in the units of each series."""
-    mean, std = scales.T
+def _in_rows(found: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return arrays with an axis of lead times as columns."""
     axis = str(found["mean"].dims[-1])
     made: dict[str, np.ndarray] = {}
     for name, array in found.data_vars.items():
         if array.dims[-1:] != (axis,) or array.ndim < 2:
             continue
-        shape = (-1, *[1] * (array.ndim - 1))
-        values = array * std.reshape(shape)
-        values = values if name in SPREADS else values + mean.reshape(shape)
-        flat = values.stack(row=("item", axis)).transpose("row", ...).reset_index("row", drop=True)
+        flat = array.stack(row=("item", axis)).transpose("row", ...).reset_index("row", drop=True)
         made |= columns_of(xr.Dataset({name: flat}))
     return made

@@ -52,11 +52,12 @@ def forecast_fans(run: RunRecord, evaluation: EvaluationRecord) -> Figure:
         axis_unit = scale.attrs.get("units", "")
         index = f["index"][:][rows]
         total = f["total"][:][rows]
+        alike = "series" not in f or len(set(f["series"][:][rows].tolist())) == 1
     history = _history(run, evaluation.split, index, unit)
     if axis == "value":
         steps, axis = steps + 1, "step"
     fig = style.figure(style.WIDTH, 2 * style.HEIGHT)
-    grid = fig.subplots(len(PLACES), PER_PLACE, sharex=True, sharey=True)
+    grid = fig.subplots(len(PLACES), PER_PLACE, sharex=True, sharey=alike)
     for i, axes in enumerate(np.ravel(grid)):
         past = None if history is None else history[i]
         _fan(axes, steps, bands[i], levels, truth[i], past)

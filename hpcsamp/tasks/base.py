@@ -58,6 +58,8 @@ class Found:
         Metrics that could not be computed from so few samples, by name, each with the reason.
     doubt
         One line that explains why the predictions are implausible, or None if they are not.
+    series
+        If the set has several series: their names, ``labels``, and the metrics of each by name.
     """
 
     metrics: dict[str, float]
@@ -66,6 +68,7 @@ class Found:
     units: dict[str, str] = field(default_factory=dict)
     unattained: dict[str, str] = field(default_factory=dict)
     doubt: str | None = None
+    series: dict[str, Any] = field(default_factory=dict)
 
 
 class Prediction(ABC):

@@ -115,6 +115,8 @@ class RecalibratedPrediction(Prediction):
         else:
             both = arrays["quantiles"]()[:, self.chosen[1]]
             made = {"lower": both[:, 0], "upper": both[:, 1]}
+        if "series_std" in arrays:
+            made["series_std"] = arrays["series_std"]()
         return intervals.base_of(self.conformal.score, made)
 
     @property

@@ -21,6 +21,7 @@ from hpcsamp.tasks.layout import ITEM, FileVariable, sample_axis
 from hpcsamp.tasks.plausible import ConstantNormal, doubt
 from hpcsamp.tasks.predictive import ValuePrediction, value_prediction
 from hpcsamp.tasks.raw import RawPrediction, RawTally, has_moments, predict_raw, raw_variables
+from hpcsamp.tasks.series import BySeries
 from hpcsamp.tasks.views import View
 
 #: Metrics that are left out after an epoch.
@@ -73,12 +74,19 @@ class NumberPrediction(Prediction):
             "error": lambda: self._error().sqrt(),
             "quantiles": lambda: torch.stack([units.value(q) for q in self.quantiles], 1),
             "samples": lambda: torch.stack([units.value(m) for m in p.own_means], 1),
-        }
+        } | ({} if units.series is None else {"series_std": self._series_std})
 
     def scores(self) -> Mapping[str, Tensor]:
         """See :class:`Prediction`."""
         p = self.of
         return {"total": _mean(p.aleatoric + p.epistemic), "epistemic": _mean(p.epistemic)}
+
+    def _series_std(self) -> Tensor:
+        """Standard deviation by which the series of each item was divided, ``(B, ...)``."""
+        own = self.view.units.series
+        assert own is not None
+        std = torch.from_numpy(own.std[own.of]).to(self.target.device)
+        return std.reshape(-1, *[1] * (self.target.dim() - 1)).expand(self.target.shape)
 
     def _over_item(self, variance: Tensor) -> Tensor:
         """Mean variance over the values of each item, ``(B,)``, in squared standard deviations."""
@@ -107,21 +115,24 @@ class NumberTally(Tally):
         assert view.dataset is not None
         units = view.units
         self.view = view
-        self.metrics = RegressionMetrics(
-            rows=len(units.scale),
-            weights=view.weights,
-            scale=units.scale.tolist(),
-            mixed=units.mixed,
-            typical=units.typical.tolist(),
-            samples=view.samples,
-            alone=isinstance(view.likelihood, Samples),
-        )
+        several = units.series is not None  # then each item has a scale of its own
+        options: dict[str, Any] = {
+            "rows": len(units.scale),
+            "weights": view.weights,
+            "scale": None if several else units.scale.tolist(),
+            "mixed": units.mixed,
+            "typical": units.typical.tolist(),
+            "samples": view.samples,
+            "alone": isinstance(view.likelihood, Samples),
+        }
+        self.metrics = RegressionMetrics(**options)
+        self.series = BySeries(units.series.names if units.series else (), **options)
         self.constant = ConstantNormal(view.dataset, view.target)
 
     @property
     def states(self) -> list[Tensor]:
         """See :class:`Tally`."""
-        return [self.metrics.state, self.constant.state]
+        return [self.metrics.state, self.constant.state, *self.series.states]
 
     def update(
         self,
@@ -131,18 +142,19 @@ class NumberTally(Tally):
         mask: Tensor | None = None,
     ) -> None:
         """See :class:`Tally`."""
-        p = prediction.of
-        self.metrics.update(
-            p.mean,
-            p.aleatoric + p.epistemic,
-            target,
-            weight,
-            p.log_density,
-            pit=p.pit,
-            crps=prediction.crps,
-            epistemic=p.epistemic,
-            known=mask,
-        )
+        p, units = prediction.of, prediction.view.units
+        moments = p.mean, p.aleatoric + p.epistemic, target
+        more: dict[str, Any] = {
+            "log_density": p.log_density,
+            "pit": p.pit,
+            "crps": prediction.crps,
+            "epistemic": p.epistemic,
+            "known": mask,
+            "scale": None if units.series is None else torch.from_numpy(units.scale),
+        }
+        self.metrics.update(*moments, weight, **more)
+        if units.series is not None:
+            self.series.update(units.series.of, weight, *moments, **more)
         self.constant.update(target, weight, mask)
 
     def result(self, full: bool) -> Found:
@@ -164,6 +176,7 @@ class NumberTally(Tally):
             units_by_metric,
             unattained=self.metrics.unattained(),
             doubt=doubt(found, self.constant.nll()),
+            series=self.series.table() if full and units.series is not None else {},
         )
 
 

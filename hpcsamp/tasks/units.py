@@ -3,12 +3,13 @@
 If a dataset standardises its targets, errors, spreads and predictions are reported in the units of
 the data: multiplied by the standard deviation of each row (horizon, variable), plus its mean. If
 rows are different quantities, metrics over all rows stay in standard deviations, since kelvins and
-pascals have no common mean; metrics of one row have the unit of that row.
+pascals have no common mean; metrics of one row have the unit of that row. If a set has several
+series, each item is converted to the units of its series (:class:`~hpcsamp.tasks.series.Scaled`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from hpcsamp.data import Dataset
 from hpcsamp.data.manifest import units_by_name
 from hpcsamp.tasks.coordinates import Coordinates
+from hpcsamp.tasks.series import Scaled, scaled_series
 
 STANDARD = "standard deviations"
 
@@ -29,7 +31,8 @@ class Units:
     ----------
     scale, shift
         ``(rows,)`` float64: a value is ``scale * computed + shift``. They are 1 and 0 if the
-        targets are not standardised.
+        targets are not standardised. ``(B, rows)`` for items of several series,
+        :meth:`of_items`.
     typical
         ``(rows,)`` standard deviation of the target in computed units.
     mixed
@@ -40,6 +43,8 @@ class Units:
         Unit of every row.
     axes
         Number of axes of an item.
+    series
+        Series of the items, if each series was scaled by its own mean and standard deviation.
     """
 
     scale: np.ndarray
@@ -49,11 +54,20 @@ class Units:
     name: str
     by_row: list[str]
     axes: int
+    series: Scaled | None = None
 
     @property
     def overall(self) -> str:
         """Unit of errors and spreads over all rows."""
         return STANDARD if self.mixed and not np.all(self.scale == 1) else self.name
+
+    def of_items(self, index: np.ndarray) -> Units:
+        """Return the units of some items; the same for all unless there are several series."""
+        if self.series is None:
+            return self
+        own = self.series.take(index)
+        mean, std = own.mean[own.of, None], own.std[own.of, None]
+        return replace(self, scale=std * self.scale, shift=std * self.shift + mean, series=own)
 
     def value(self, computed: Tensor) -> Tensor:
         """Convert values ``(B, ...)`` to the units of the target, float64."""
@@ -70,7 +84,7 @@ class Units:
         return computed.double() / self._shaped(self.typical, computed)
 
     def _shaped(self, rows: np.ndarray, like: Tensor) -> Tensor:
-        shape = (-1, *[1] * (self.axes - 1)) if self.axes else ()
+        shape = (*rows.shape[:-1], -1, *[1] * (self.axes - 1)) if self.axes else ()
         return torch.as_tensor(rows.reshape(shape), device=like.device)
 
 
@@ -86,7 +100,9 @@ def units_of(dataset: Dataset, coordinates: Coordinates, target: str = "y") -> U
     std = np.where(std > 0, std, 1.0)
     mean = np.zeros(rows) if stats is None else np.broadcast_to(np.asarray(stats.mean), (rows,))
     standardised = dataset.targets[target].normalize and stats is not None
-    unit = spec.units
+    of = coordinates.per_item.get("series")
+    series = scaled_series(dataset.manifest, None if of is None else of[0])
+    unit = spec.units if series is None else ""
     first = coordinates.axes[0] if coordinates.axes else None
     mixed = first is not None and first.named
     each = [unit] * rows
@@ -100,4 +116,5 @@ def units_of(dataset: Dataset, coordinates: Coordinates, target: str = "y") -> U
         name=unit,
         by_row=each,
         axes=len(spec.shape),
+        series=series,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +72,12 @@ class View:
     def names(self, array: str) -> list[str]:
         """Return the names of an array in a predictions file, one for each target."""
         return [f"{name}_{array}" for name in self.parts] or [array]
+
+    def of_items(self, index: np.ndarray) -> View:
+        """Return the view of some items, whose units may be those of their series."""
+        if self.units.series is None:
+            return self
+        return replace(self, units=self.units.of_items(index))
 
     def blank(self, outputs: Tensor) -> Any:
         """Return zeros with the shape and type of targets, for outputs ``(s, B, ...)``.

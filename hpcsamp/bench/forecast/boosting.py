@@ -45,7 +45,8 @@ def boosting(
     grid = quantiles[[levels.index(m) for m in np.round(middles, 12).tolist()]]
     crps = crps_of_quantiles(grid, middles, test.future)
     note = f"CRPS and mean from {LEVELS} quantiles"
-    return scores("boosted quantiles", test.future, grid.mean(0), low, high, crps, note)
+    mean = grid.mean(0)
+    return scores("boosted quantiles", test.future, mean, low, high, crps, note, test.std)
 
 
 def features(of: Origins, seasons: list[int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from hpcsamp.errors import UsageError
 
 @dataclass(frozen=True)
 class Origins:
-    """Windows of one split in the units of the set.
+    """Windows of one split as the set stores them.
 
     Attributes
     ----------
@@ -27,6 +27,8 @@ class Origins:
         ``(n,)`` time of the last past value in seconds since 1970-01-01 UTC.
     series
         ``(n,)`` index of the series.
+    std
+        ``(n,)`` standard deviation by which the series was divided; 1 for a single series.
     step
         Seconds of a step.
     """
@@ -36,6 +38,7 @@ class Origins:
     more: np.ndarray
     origin: np.ndarray
     series: np.ndarray
+    std: np.ndarray
     step: int
 
     def __len__(self) -> int:
@@ -55,6 +58,7 @@ class Origins:
             more=self.more[rows],
             origin=self.origin[rows],
             series=self.series[rows],
+            std=self.std[rows],
         )
 
 
@@ -99,8 +103,9 @@ def read_origins(path: Path, split: str) -> Origins:
         x, more = np.where(known, x[:, 0, :past], np.nan), x[:, 2:, past:].copy()
     origin = np.rint(60 * np.concatenate(coords["origin"])).astype(np.int64)
     series = np.concatenate(coords["series"]).astype(np.int64)
+    std = np.asarray(recipe["scales"], float)[series, 1]
     return Origins(
-        np.asarray(x, float), np.asarray(y, float), more, origin, series, int(recipe["step"])
+        np.asarray(x, float), np.asarray(y, float), more, origin, series, std, int(recipe["step"])
     )
 
 

@@ -66,7 +66,7 @@ def sarima(
     p, q, fourier = ORDER, SEASONAL, f", {HARMONICS} pairs of Fourier terms of {seasons[-1]} steps"
     name = f"SARIMA{p}{q}[{seasons[0]}]".replace(" ", "")
     note = f"fitted to the last {steps} values of train" + fourier * (len(seasons) > 1)
-    return scores(name, test.future, mean, mean - z * std, mean + z * std, crps, note)
+    return scores(name, test.future, mean, mean - z * std, mean + z * std, crps, note, test.std)
 
 
 def _fourier(clock: int, count: int, seasons: list[int]) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over all origins, ``(leads,)`` each, in the units of the set.
+    """Means over all origins, ``(leads,)`` each, in the units of the series.
 
     Attributes
     ----------
@@ -55,8 +55,9 @@ def scores(
     high: np.ndarray,
     crps: np.ndarray,
     note: str = "",
+    std: np.ndarray | None = None,
 ) -> Scores:
-    """Average scores over origins.
+    """Average scores over the origins of all series.
 
     Parameters
     ----------
@@ -66,7 +67,10 @@ def scores(
         ``(n, leads)`` mean and bounds of the interval.
     crps
         ``(n, leads)``, or ``(leads,)`` means.
+    std
+        ``(n,)`` factors that convert all of these to the units of the series of each origin.
     """
+    unit = np.ones((1, 1)) if std is None else std[:, None]
     known = np.isfinite(observed)
     count = known.sum(0)
 
@@ -76,11 +80,11 @@ def scores(
 
     return Scores(
         name,
-        crps if crps.ndim == 1 else over(crps),
-        over(np.abs(mean - observed)),
-        over((mean - observed) ** 2),
+        crps if crps.ndim == 1 else over(unit * crps),
+        over(unit * np.abs(mean - observed)),
+        over((unit * (mean - observed)) ** 2),
         over((low <= observed) & (observed <= high)),
-        over(high - low),
+        over(unit * (high - low)),
         note,
     )
 

@@ -29,7 +29,8 @@ def seasonal(name: str, train: Origins, test: Origins, season: int, coverage: fl
         ends = np.quantile(own, [0.5 * (1 - coverage), 0.5 * (1 + coverage)])
         low[:, lead], high[:, lead] = point[:, lead] + ends[0], point[:, lead] + ends[1]
         crps[:, lead] = crps_of_values(own, test.future[:, lead] - point[:, lead])
-    return scores(name, test.future, mean, low, high, crps, "residuals of train by lead time")
+    note = "residuals of train by lead time"
+    return scores(name, test.future, mean, low, high, crps, note, test.std)
 
 
 def last_season(of: Origins, season: int) -> np.ndarray:
