@@ -121,6 +121,33 @@ def test_sarima_predicts_as_statsmodels_at_each_origin(sets):
         np.testing.assert_allclose(std[row], found.se_mean * fitted.std, rtol=1e-8)
 
 
+def test_ets_predicts_as_statsmodels_at_each_origin(sets):
+    pytest.importorskip("statsmodels", reason="hpcsamp[forecast] is not installed")
+    from hpcsamp.bench.forecast.ets import fit
+    from hpcsamp.bench.forecast.state_space import ahead
+
+    train, test = (read_origins(sets[0], split) for split in ("train", "test"))
+    last, begin = one_series([train], 0)
+    values, first = one_series([train, test], 0)
+    assert begin == first
+    fitted = fit(last[:300], 24)
+    at = np.array([400, 403, len(values) - 10])
+    mean, std = ahead(fitted.filtered(values), at, 6)
+    for row, t in enumerate(at.tolist()):
+        found = fitted.filtered(values[: t + 1]).get_forecast(6)
+        np.testing.assert_allclose(mean[row], found.predicted_mean, rtol=1e-8)
+        np.testing.assert_allclose(std[row], found.se_mean, rtol=1e-8)
+    # a series that repeats itself is known from the first value on: the season is in its order
+    repeated = np.tile(100 + 5 * np.random.default_rng(0).standard_normal(6), 10)
+    noise = 1e-3 * np.random.default_rng(1).standard_normal(60)
+    of = fit(repeated + noise, 6)
+    one_ahead = of.filtered(repeated).predict() * of.std + of.mean
+    assert np.abs(one_ahead - repeated).max() < 0.05
+    options = Options(baselines=("naive", "ets"), seasons=[24], steps=300)
+    naive, smooth = (of.over(slice(0, 6)) for of, _ in compare(sets[0], [], options).found)
+    assert smooth["crps"] < naive["crps"]
+
+
 def test_boosted_quantiles_are_calibrated_and_better_than_the_naive(sets, monkeypatch):
     monkeypatch.setattr("hpcsamp.bench.forecast.boosting.LEVELS", 10)
     found = compare(sets[0], [], Options(baselines=("naive", "boosting"), seasons=[24]))
@@ -147,8 +174,8 @@ def test_runs_are_compared_with_baselines(sets, tmp_path, hpcsamp):
     assert rows[1]["coverage"] == pytest.approx(metrics["coverage_90"], abs=1e-9)
     done = hpcsamp(1, "bench", "forecast", path, "--baseline", "arima")
     assert (done.code, done.errors) == (2, [
-        "hpcsamp: error: --baseline 'arima'; did you mean 'sarima'?; choose from naive, sarima, "
-        "boosting and none"
+        "hpcsamp: error: --baseline 'arima'; did you mean 'sarima'?; choose from naive, ets, "
+        "sarima, boosting and none"
     ])  # fmt: skip
 
 

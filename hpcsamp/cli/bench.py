@@ -42,7 +42,7 @@ COMMANDS = {
     ),
     "forecast": (
         "hpcsamp.cli.bench_forecast:forecast",
-        "Compare forecasts of runs with seasonal naive, SARIMA and boosted quantiles.",
+        "Compare forecasts of runs with seasonal naive, ETS, SARIMA and boosted quantiles.",
     ),
     "dropout": (
         "hpcsamp.cli.bench_dropout:dropout",

@@ -19,7 +19,7 @@ def forecast(
     baselines: Annotated[
         list[str] | None,
         typer.Option(
-            "--baseline", help="naive, sarima, boosting or none; repeatable (default: all)."
+            "--baseline", help="naive, ets, sarima, boosting or none; repeatable (default: all)."
         ),
     ] = None,
     seasons: Annotated[
@@ -27,7 +27,8 @@ def forecast(
         typer.Option("--season", help="Season in steps; repeatable (default: a day and a week)."),
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=1, help="Values at the end of train to which SARIMA is fitted.")
+        int,
+        typer.Option(min=1, help="Values at the end of train for ETS and SARIMA."),
     ] = 2016,
     groups: Annotated[int, typer.Option(min=1, help="Number of groups of lead times.")] = 4,
     coverage: Annotated[
@@ -43,7 +44,7 @@ def forecast(
         Path | None, typer.Option("--json", help="Also write the table to this JSON file.")
     ] = None,
 ) -> None:
-    """Compare forecasts of runs with seasonal naive, SARIMA and boosted quantiles.
+    """Compare forecasts of runs with seasonal naive, ETS, SARIMA and boosted quantiles.
 
     All of them forecast every window of a split of a series set; its windows are rolling origins.
     Baselines are fitted once to the training part, and are not fitted again at later origins. Runs

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcsamp.bench.forecast.boosting import boosting
+from hpcsamp.bench.forecast.ets import ets
 from hpcsamp.bench.forecast.origins import Origins, read_origins
 from hpcsamp.bench.forecast.runs import of_run
 from hpcsamp.bench.forecast.sarima import sarima
@@ -21,7 +22,7 @@ from hpcsamp.data.manifest import read_manifest
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.series_axis import span
 
-BASELINES = ("naive", "sarima", "boosting")
+BASELINES = ("naive", "ets", "sarima", "boosting")
 DAY, WEEK = 86_400, 7 * 86_400
 
 
@@ -95,6 +96,8 @@ def compare(data: Path, runs: Sequence[Path], options: Options) -> Comparison:
                 jobs.append(partial(seasonal, name, train, test, season, level))
         elif kind == "boosting":
             jobs.append(partial(boosting, train, test, seasons, level))
+        elif kind == "ets":
+            jobs.append(partial(ets, train, before, test, seasons[0], options.steps, level))
         else:
             jobs.append(partial(sarima, train, before, test, seasons, options.steps, level))
     how = data, options.split, level, options.samples, options.recalibrated

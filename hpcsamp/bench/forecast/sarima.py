@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from hpcsamp.bench.forecast.origins import Origins, one_series
-from hpcsamp.bench.forecast.scores import Scores, crps_of_normal, scores
-from hpcsamp.errors import UsageError
+from hpcsamp.bench.forecast.scores import Scores
+from hpcsamp.bench.forecast.state_space import ahead, check_statsmodels, normal_scores
 
 ORDER, SEASONAL = (2, 0, 1), (1, 1, 1)
 """Orders of the model, without its seasonal period."""
@@ -22,7 +22,7 @@ HARMONICS = 3
 class Fitted:
     """A fitted model: results of statsmodels in standardised values, and their scale."""
 
-    results: object
+    results: Any
     mean: float
     std: float
 
@@ -44,13 +44,7 @@ def sarima(
     seasons
         Seasonal period of the model, and that of the Fourier terms if there are two.
     """
-    try:
-        import statsmodels  # noqa: F401
-    except ImportError:
-        raise UsageError(
-            "SARIMA needs statsmodels: pip install hpcsamp[forecast]; or name other baselines with "
-            "--baseline"
-        ) from None
+    check_statsmodels("SARIMA")
     mean, std = np.empty_like(test.future), np.empty_like(test.future)
     for series in np.unique(test.series).tolist():
         own = np.flatnonzero(test.series == series)
@@ -61,12 +55,10 @@ def sarima(
         at = (test.origin[own] - first) // test.step - start
         clock = start + first // test.step
         mean[own], std[own] = _predict(fitted, values[start:], clock, at, seasons, test.leads)
-    z = stats.norm.ppf(0.5 * (1 + coverage))
-    crps = crps_of_normal(mean, std, test.future)
     p, q, fourier = ORDER, SEASONAL, f", {HARMONICS} pairs of Fourier terms of {seasons[-1]} steps"
     name = f"SARIMA{p}{q}[{seasons[0]}]".replace(" ", "")
     note = f"fitted to the last {steps} values of train" + fourier * (len(seasons) > 1)
-    return scores(name, test.future, mean, mean - z * std, mean + z * std, crps, note, test.std)
+    return normal_scores(name, test, mean, std, coverage, note)
 
 
 def _fourier(clock: int, count: int, seasons: list[int]) -> np.ndarray | None:
@@ -98,25 +90,13 @@ def _fit(train: Origins, series: int, seasons: list[int], steps: int) -> Fitted:
 def _predict(
     of: Fitted, values: np.ndarray, clock: int, at: np.ndarray, seasons: list[int], leads: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation ``(n, leads)`` of the values after the positions ``at``.
-
-    The filter's state after position t is moved on by the matrices of the model, as statsmodels'
-    ``forecast`` does after ``apply`` with the values up to t.
-    """
-    results = of.results.apply(  # type: ignore[attr-defined]
+    """Mean and standard deviation ``(n, leads)`` of the values after the positions ``at``."""
+    results = of.results.apply(
         (values - of.mean) / of.std, exog=_fourier(clock, len(values), seasons), refit=False
     )
-    ssm = results.filter_results
-    t, z, h = ssm.transition[..., 0], ssm.design[..., 0], ssm.obs_cov[..., 0]
-    noise = ssm.selection[..., 0] @ ssm.state_cov[..., 0] @ ssm.selection[..., 0].T
-    a, p = ssm.predicted_state[:, at + 1], np.moveaxis(ssm.predicted_state_cov, 2, 0)[at + 1]
-    shift = np.zeros(len(values) + leads)
+    mean, std = ahead(results, at, leads)
     terms = _fourier(clock, len(values) + leads, seasons)
     if terms is not None:
         shift = terms @ results.params[: terms.shape[1]]
-    mean, std = np.empty((len(at), leads)), np.empty((len(at), leads))
-    for lead in range(leads):
-        mean[:, lead] = (z @ a)[0] + shift[at + 1 + lead]
-        std[:, lead] = np.sqrt((z @ p @ z.T)[:, 0, 0] + h[0, 0])
-        a, p = t @ a, t @ p @ t.T + noise
+        mean = mean + shift[at[:, None] + np.arange(1, leads + 1)]
     return of.mean + of.std * mean, of.std * std
