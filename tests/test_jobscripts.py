@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -303,21 +302,3 @@ def test_local_training_stops_on_usr2_and_goes_on(small, tmp_path):
     _, err = again.communicate(timeout=patient(90))
     assert again.returncode == 0, err
     assert json.loads((run / "summary.json").read_text())["steps"] == 38
-
-
-def test_scaling_is_measured(small, tmp_path):
-    text = (
-        f"set -euo pipefail; HPCSAMP_ROOT={ROOT}; source {ROOT}/envs/local.sh; "
-        f"source {SCRIPTS}/lib.sh; hpcsamp_layout; hpcsamp_scaling {small} {tmp_path}/s 3"
-    )
-    done = subprocess.run(
-        ["bash", "-c", text],
-        env={**environment(), "RANKS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=patient(120),
-    )
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader((tmp_path / "s" / "scaling.csv").read_text().splitlines()))
-    assert [int(r["ranks"]) for r in rows] == [1, 2]
-    assert all(float(r["seconds_per_step"]) > 0 for r in rows)

@@ -60,4 +60,4 @@ class hpcsamp_acceptance(rfm.RunOnlyRegressionTest):
     @performance_function("s")
     def checks_took(self):
         """Seconds of all checks together."""
-        return sn.sum(sn.extractall(r"\t(\d+)$", "acceptance/results.tsv", 1, int))
+        return sn.sum(sn.extractall(r"\t(\d+)\t", "acceptance/results.tsv", 1, int))
