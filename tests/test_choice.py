@@ -55,6 +55,12 @@ def test_a_chunk_of_two_may_gain_nothing_where_one_of_four_does():
     assert choice_of(cost.__getitem__)[0] == Passes(16, "batched")
 
 
+def test_long_passes_that_gain_nothing_end_the_search():
+    found, _, asked = choice_of(lambda chunk: 40 * chunk)
+    assert found == Passes(1, "loop")
+    assert [p.chunk for p in asked] == [1, 2]
+
+
 def test_chunks_grow_until_they_do_not_pay():
     cost = {1: 4, 2: 4, 4: 4, 8: 16}
     found, _, asked = choice_of(cost.__getitem__)

@@ -13,6 +13,7 @@ import hpcsamp as hs
 from hpcsamp.data.times import parse_times
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.ingest.fields import features
+from hpcsamp.prediction.rollout import march
 from hpcsamp.report.records import MissingMaterialError, read_run
 from hpcsamp.report.scorecard.figures import forecast_maps
 from hpcsamp.report.scorecard.scores import read_forecast
@@ -209,6 +210,26 @@ def test_each_step_is_a_prediction_from_the_last_state(place, monkeypatch):
                 features(latitude, longitude, t + (lead + 1) * np.timedelta64(6, "h"))
                 for t in times
             ]
+
+
+def test_a_member_is_drawn_once_for_all_lead_times(place, monkeypatch):
+    monkeypatch.chdir(place)
+    posterior = hs.load(place / "run")
+    method, drawn = posterior.method, []
+    method.predict_per_pass(1)
+    times, x = ["2000-01-01"], posterior.open(None, "test").read(range(1))[0]
+    plain = method._noise
+
+    def noise(step, samples, *others):
+        drawn.extend(samples)
+        return plain(step, samples, *others)
+
+    monkeypatch.setattr(method, "_noise", noise)
+    kept = posterior.rollout(x, 3, 2, times=times)
+    assert drawn == [0, 1]
+    monkeypatch.setattr(march, "DRAWS", 0)  # without room, each lead time draws again
+    assert posterior.rollout(x, 3, 2, times=times).equals(kept)
+    assert drawn == [0, 1] * 4
 
 
 def test_what_cannot_be_rolled_out(place, monkeypatch):

@@ -35,8 +35,9 @@ class Predicting(Stepping):
     def __init__(self, samples_per_pass: int | Literal["auto"] = "auto") -> None:
         super().__init__(samples_per_pass)
         self._in_prediction = False
-        #: Within :meth:`keeping_draws`: the last draw, with what identifies it.
+        #: Within :meth:`keeping_draws`: the last draws, with what identifies them.
         self._kept: dict[tuple[Any, ...], Tensor] | None = None
+        self._room = 0
 
     def prediction_samples(self, asked: int | None) -> int:
         """Return S of the predictive distribution.
@@ -79,11 +80,16 @@ class Predicting(Stepping):
         return self._in_prediction
 
     @contextmanager
-    def keeping_draws(self) -> Iterator[None]:
-        """Context in which the last draw of weights is kept, for a chunk of samples that is
-        evaluated on one batch after the other; no parameter may change.
+    def keeping_draws(self, room: int = 0) -> Iterator[None]:
+        """Context in which draws of weights are kept, for samples that are evaluated on one batch
+        after the other; no parameter may change.
+
+        Parameters
+        ----------
+        room
+            Bytes that the draws may take together; if they take more, only the last one is kept.
         """
-        self._kept = {}
+        self._kept, self._room = {}, room
         try:
             yield
         finally:
@@ -103,7 +109,8 @@ class Predicting(Stepping):
             return self._kept[name]
         weights = draw()
         if self._kept is not None and not weights.requires_grad:
-            self._kept.clear()
+            if sum(w.nbytes for w in (weights, *self._kept.values())) > self._room:
+                self._kept.clear()
             self._kept[name] = weights
         return weights
 

@@ -23,7 +23,8 @@ CLEARLY = 0.05
 BUDGET = 0.03
 #: Largest number of turns of two candidates.
 MOST_TURNS = 25
-#: Seconds above which two passes count as long; long passes are compared only once or twice.
+#: Seconds above which two passes count as long. Long passes are compared only once or twice, and a
+#: larger chunk is tried only if the last one was clearly faster: arithmetic takes their time.
 LONG = 0.1
 #: Largest size in bytes of a chunk's activations on a CPU, beyond which caches no longer help.
 CPU_ACTIVATIONS = 256 << 20
@@ -114,7 +115,7 @@ def choose(
         ratio = new * count / (old * before)
         if ratio <= 1 - CLEARLY:
             best, best_run, cost, doubts = Passes(chunk, strategy), found, new * count, 0
-        elif ratio > 1 + CLEARLY or doubts:
+        elif ratio > 1 + CLEARLY or doubts or new + old >= LONG:
             break
         else:
             doubts += 1  # where a chunk of two only breaks even, one of four may be faster

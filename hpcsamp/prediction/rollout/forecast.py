@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from hpcsamp.data import Batch, Dataset
+from hpcsamp.data import Dataset
 from hpcsamp.errors import DataError, UsageError
 from hpcsamp.grid import together
 from hpcsamp.prediction.evaluator import Evaluator
@@ -167,14 +168,14 @@ def write_all(
 ) -> None:
     """Roll out the first ``count`` items of a split into a store, and score it. Collective."""
     topology, members = march.posterior.topology, march.mine
-    for batch, own in batches(evaluator, march.posterior, count):
-        states = march.run(batch.x, batch.index, steps)
+    for x, index, own in batches(evaluator, march.posterior, count):
+        states = march.run(x, index, steps)
         for _ in range(steps):
             with together(topology.world):
                 lead, state = next(states)
-                store.write(batch.index[own], members, lead, as_written(state, own))
+                store.write(index[own], members, lead, as_written(state, own))
             if scoring is not None:
-                scoring.update(lead, batch, own, state)
+                scoring.update(lead, x, index, own, state)
 
 
 def as_written(state: Tensor, own: np.ndarray) -> np.ndarray:
@@ -185,13 +186,18 @@ def as_written(state: Tensor, own: np.ndarray) -> np.ndarray:
 
 def batches(
     evaluator: Evaluator, posterior: Posterior, count: int
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yield batches with the positions of those items that are among the first ``count``."""
+) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+    """Yield inputs, the positions of their items, and which rows are among the first ``count``.
+
+    Other rows are left out, but at least one is kept: all ranks take part in the exchanges.
+    """
     done = 0
     for batch in evaluator.batches(posterior.method):
         if done >= count:
             return
-        yield batch, np.flatnonzero(batch.true & (batch.index < count))
+        own = np.flatnonzero(batch.true & (batch.index < count))
+        rows = own if len(own) else np.zeros(1, int)
+        yield batch.x[torch.from_numpy(rows)], batch.index[rows], np.arange(len(own))
         done += evaluator.loader.order.batch
 
 

@@ -17,6 +17,9 @@ from hpcsamp.streams import Purpose, key
 from hpcsamp.streams.places import place_keys, place_normals
 from hpcsamp.tasks import View
 
+DRAWS = 1 << 29
+"""Bytes of weight samples that a rank keeps over the lead times; more are drawn again at each."""
+
 #: Returns the standardised inputs ``(B, C, H, W)`` of items of the dataset.
 ReadInputs = Callable[[np.ndarray], Tensor]
 
@@ -99,7 +102,8 @@ class March:
                 )
 
     def run(self, x: Tensor, index: np.ndarray, steps: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield ``lead, state`` for the lead times 1 .. ``steps``.
+        """Yield ``lead, state`` for the lead times 1 .. ``steps``; no parameter may change until
+        the end.
 
         Parameters
         ----------
@@ -114,6 +118,10 @@ class March:
             The lead time in steps, and ``(s, B, V, H, W)`` float64 states of this rank's members in
             the units of the data.
         """
+        with self.posterior.method.keeping_draws(DRAWS):
+            yield from self._states(x, index, steps)
+
+    def _states(self, x: Tensor, index: np.ndarray, steps: int) -> Iterator[tuple[int, Tensor]]:
         method, mine, own = self.posterior.method, self.mine, self.channels
         blank, where = self.view.blank, torch.from_numpy(index).to(x.device)
         current, stacked = x, False

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcsamp.data import Batch, Dataset
+from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import share, together
 from hpcsamp.metrics.forecasts import (
@@ -54,18 +54,28 @@ class Scoring:
         self.sums = ForecastSums(steps, variables, p.samples, len(axes[1].values))
         self.counts = sample_counts(p.method, p.samples, p.collectives)
 
-    def update(self, lead: int, batch: Batch, own: np.ndarray, state: Tensor) -> None:
-        """Add the states ``(s, B, V, H, W)`` of this rank's members at a lead time. Collective."""
+    def update(
+        self, lead: int, x: Tensor, index: np.ndarray, own: np.ndarray, state: Tensor
+    ) -> None:
+        """Add the states ``(s, B, V, H, W)`` of this rank's members at a lead time. Collective.
+
+        Parameters
+        ----------
+        x, index
+            Initial inputs, and the positions of their items.
+        own
+            Rows that are scored.
+        """
         p, group = self.march.posterior, self.march.posterior.collectives
-        later = batch.index if lead == 1 else self.march.clock.item_at(lead - 1)[batch.index]
+        later = index if lead == 1 else self.march.clock.item_at(lead - 1)[index]
         keep = own[later[own] >= 0]
         rows = share(len(self.latitude), group.sample_size, group.sample_rank)
         part = slice(rows.start, rows.stop)
         with together(p.topology.world):
             observed = self._observed(later[keep], state)[:, :, part]
-            initial = self._initial(batch, keep)[:, :, part]
+            initial = self._initial(x, keep)[:, :, part]
         clock, normal = self.march.clock, self.climatology
-        times = clock.at(batch.index[keep], lead) if clock.known else None
+        times = clock.at(index[keep], lead) if clock.known else None
         mean = normal.mean(times, len(keep), rows)
         for v in range(state.shape[2]):
             mine = state[:, keep, v].contiguous()
@@ -92,10 +102,10 @@ class Scoring:
         found: np.ndarray = self.march.view.units.value(y).cpu().numpy()
         return found
 
-    def _initial(self, batch: Batch, keep: np.ndarray) -> np.ndarray:
+    def _initial(self, x: Tensor, keep: np.ndarray) -> np.ndarray:
         at, scale = self.march.channels.state, self.march.scale
-        x = batch.x[torch.from_numpy(keep)][:, at].double() * scale.std[at] + scale.mean[at]
-        found: np.ndarray = x.cpu().numpy()
+        known = x[torch.from_numpy(keep)][:, at].double() * scale.std[at] + scale.mean[at]
+        found: np.ndarray = known.cpu().numpy()
         return found
 
     def result(self) -> dict[str, Any]:
