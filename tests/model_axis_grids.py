@@ -18,8 +18,14 @@ GROUPS = "optimizer.groups=[{pattern='*blocks.*', lr=3e-3}, {pattern='log_std', 
 MORE_GROUPS = GROUPS[:-1] + ", {pattern='*embed*', of='mean', lr=2e-3}]"
 RUNS: dict[str, tuple[str, ...]] = {
     "mean_field": (),
-    "clipped": ("optimizer.clip=0.5", "optimizer.sharded=true", "training.ema=0.9"),
-    "shares": ("optimizer.clip=0.5", "optimizer.sharded=weights", "training.ema=0.9"),
+    "clipped": (
+        "optimizer.clip=0.5", "optimizer.sharded=true", "training.ema=0.9",
+        "method.prior=empirical_bayes",
+    ),
+    "shares": (
+        "optimizer.clip=0.5", "optimizer.sharded=weights", "training.ema=0.9",
+        "method.prior=empirical_bayes",
+    ),
     "mixture": (MIXED, "loss.memory=recompute"),
     "moments": ("loss.name=gaussian_moments_nll", "likelihood={}"),
     "error": ("loss.name=mean_mse", "likelihood={}"),
@@ -35,7 +41,9 @@ RUNS: dict[str, tuple[str, ...]] = {
         "method.name=mc_dropout", "method.masks=item", "model.dropout=0.2", "method.strategy=vmap",
         LEARNED, GROUPS,
     ),
-    "noise_and_dropout": ("model.dropout=0.2", "optimizer.name=AdamW", LEARNED, MORE_GROUPS),
+    "noise_and_dropout": (
+        "model.dropout=0.2", "optimizer.name=AdamW", LEARNED, MORE_GROUPS, "method.prior=scaled",
+    ),
 }  # fmt: skip
 #: Products in a shorter type, which ranks round differently; on the first two grids.
 HALF = ("training.precision=bfloat16",)

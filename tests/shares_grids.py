@@ -12,7 +12,10 @@ FEW = [(1, 1), (2, 3)]
 MIXED = "loss.name=predictive_nll"
 RUNS: dict[str, tuple[str, ...]] = {
     "stream": ("model={name='vit',patch=4,width=8,heads=2,layers=1}",),
-    "clipped": ("optimizer.clip=0.1", "training.ema=0.9", "method.antithetic=true"),
+    "clipped": (
+        "optimizer.clip=0.1", "training.ema=0.9", "method.antithetic=true",
+        "method.prior=empirical_bayes",
+    ),
     "keep": (
         MIXED, "method.samples_per_pass=2",
         "method.priors=[{pattern='layers.1.*', mean=0.1, std=0.4}]",

@@ -29,13 +29,20 @@ RUNS: dict[str, tuple[str, ...]] = {
     "views": ("loss.name=predictive_nll", "augment.crop=1"),
     "antithetic": (  # a pair across ranks, one alone
         "method.antithetic=true", "method.samples=5", "parallel.buckets=3",
+        "method.prior=empirical_bayes",
     ),
-    "flipout": ("method.name=flipout", "method.antithetic=true", "augment.crop=1"),
+    "flipout": (
+        "method.name=flipout", "method.antithetic=true", "augment.crop=1",
+        "method.prior=scaled",
+    ),
     "local_reparameterisation": (
         "method.name=local_reparameterisation", "loss.name=predictive_nll",
     ),
     "ivon": ("method.name=ivon", "method.bayesian=['layers.1.*']", "optimizer.sharded=true"),
-    "ivon_in_shares": ("method.name=ivon", "optimizer.sharded=weights", "augment.crop=1"),
+    "ivon_in_shares": (
+        "method.name=ivon", "optimizer.sharded=weights", "augment.crop=1",
+        "method.prior=empirical_bayes",
+    ),
     "last_layer": ("method.name=last_layer", "augment.crop=1"),
     "mc_dropout": (
         "method.name=mc_dropout", "method.rate=0.2", "method.masks=item", "method.prior_std=1.0",

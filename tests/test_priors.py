@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from torch import nn
 from torch_blue import vi
 from torch_blue.vi.distributions import BasicQuietPrior, MeanFieldNormal, Prior
@@ -71,9 +72,76 @@ def test_normal_priors_by_patterns_have_the_kl_by_formula():
     assert shares == pytest.approx(expected, rel=1e-10)
 
 
+def test_a_prior_scaled_by_width_has_the_fan_in_of_each_layer():
+    inputs = {"body.0": 4, "body.3": 5, "head": 3}
+    rules = [
+        {"pattern": f"{layer}.*", "mean": 0.1, "std": 0.7 / n**0.5} for layer, n in inputs.items()
+    ]
+    scaled = MeanField(Net(), prior="scaled", prior_mean=0.1, prior_std=0.7)
+    wanted = MeanField(Net(), priors=rules)
+    for name, found in scaled.penalties().items():
+        assert found == pytest.approx(wanted.penalties()[name]), name
+    convolution = MeanField(nn.Conv2d(2, 3, 3), prior="scaled", prior_std=1.0)
+    variable = convolution.variables.random.variables[0]
+    assert variable.prior == (0.0, pytest.approx(-0.5 * math.log(18)))
+
+
+def learnt(**others):
+    """A posterior whose means and standard deviations differ in each layer."""
+    method = MeanField(Net(), prior="empirical_bayes", prior_mean=0.2, **others)
+    generator = torch.Generator().manual_seed(2)
+    for p in (method.mean, method.log_std):
+        scale = torch.linspace(0.3, 2.0, p.numel(), dtype=torch.float64)
+        p.data.copy_(scale * torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return method
+
+
+def test_learnt_priors_are_where_the_elbo_is_largest():
+    """Against a search over the standard deviation of each layer; a rule keeps its own prior."""
+    rule = {"pattern": "body.3.bias", "std": 0.4}
+    method = learnt(priors=[rule])
+    normal, best = torch.distributions.Normal, 0.0
+    for layer in ("body.0.", "body.3.weight", "head."):
+        variables = method.variables.random.variables
+        places = [v.place for v in variables if v.name.startswith(layer)]
+        own = normal(
+            torch.cat([method.mean[p].detach() for p in places]),
+            torch.cat([method.log_std[p].detach().exp() for p in places]),
+        )
+        found = minimize_scalar(
+            lambda s, own=own: float(
+                torch.distributions.kl_divergence(own, normal(0.2, math.exp(s))).sum()
+            ),
+            bounds=(-3, 5), method="bounded", options={"xatol": 1e-8},
+        )  # fmt: skip
+        best += found.fun
+    best += learnt(priors=[rule]).penalties()["body.3.bias"][1]
+    assert method.penalty().item() == pytest.approx(best, rel=1e-9)
+    assert sum(kl for _, kl in method.penalties().values()) == pytest.approx(best, rel=1e-9)
+    draws = method.log_ratio(range(4000), 0)
+    assert draws.mean().item() == pytest.approx(best, abs=4 * draws.std().item() / 4000**0.5)
+
+
+def test_gradient_of_the_kl_includes_that_of_the_learnt_priors():
+    method = learnt()
+    total = torch.zeros((), dtype=torch.float64)
+    for layer in ("body.0", "body.3", "head"):
+        kept = [v.place for v in method.variables.random.variables if v.name.startswith(layer)]
+        mean = torch.cat([method.mean[p] for p in kept])
+        log_std = torch.cat([method.log_std[p] for p in kept])
+        variance = ((mean - 0.2).square() + (2 * log_std).exp()).mean()  # the KL at the optimum
+        total = total + 0.5 * len(mean) * variance.log() - log_std.sum()
+    wanted = torch.autograd.grad(total, [method.mean, method.log_std])
+    for part in range(3):
+        method.penalty(part, 3).backward()
+    torch.testing.assert_close(method.mean.grad, wanted[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(method.log_std.grad, wanted[1], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"prior": "scald"}, ["method.prior = 'scald'", "'scaled'", "empirical_bayes"]),
         ({"bayesian": ["hed.*"]}, ["method.bayesian: 'hed.*' matches no parameter", "head"]),
         ({"bayesian": "head.*"}, ["method.bayesian = 'head.*'", "['head.*']"]),
         ({"priors": [{"pattern": "hed.*", "std": 1}]}, ["method.priors[0].pattern", "'hed.*'"]),

@@ -32,6 +32,13 @@ class DataGroup:
         """Sum a tensor over the data group, in place."""
         self._collectives.sum_(x, "data")
 
+    def sum_holders_(self, x: Tensor, shares: bool) -> None:
+        """Sum a tensor over model ranks, and over sample ranks that hold shares, in place."""
+        if shares:
+            self._collectives.sum_(x, "sample")
+        if self._collectives.model_size > 1:
+            self._collectives.sum_(x, "model")
+
     def sum_replicas_(self, x: Tensor) -> None:
         """Sum a tensor over the ranks that hold the same modules, in place."""
         if self._collectives.size(self._replicas) > 1:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hpcsamp.errors import UsageError
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.normal import BLOCK
+from hpcsamp.methods.priors import Kind
 
 
 class Ivon(MeanField):
@@ -70,6 +71,7 @@ class Ivon(MeanField):
         clip_radius: float = 0.02,
         prior_mean: float = 0.0,
         prior_std: float = 0.2,
+        prior: Kind = "normal",
         initial_std: float = 0.02,
         scale_std: bool = False,
         antithetic: bool = False,
@@ -83,6 +85,7 @@ class Ivon(MeanField):
             module,
             prior_mean=prior_mean,
             prior_std=prior_std,
+            prior=prior,
             initial_std=initial_std,
             scale_std=scale_std,
             antithetic=antithetic,

@@ -20,6 +20,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.methods.base import Method
 from hpcsamp.methods.mean_field import MeanField
 from hpcsamp.methods.passing import ALL
+from hpcsamp.methods.priors import Kind
 from hpcsamp.models import Wrapping
 from hpcsamp.weights import Passes
 from hpcsamp.weights.pieces import parts_in
@@ -35,7 +36,7 @@ class LastLayer(MeanField):
     layer
         Name of the layer, e.g. ``head``. Default: the last ``nn.Linear`` in the order of the
         module, which must also be the last one that the forward pass calls.
-    prior_mean, prior_std, initial_std, scale_std, antithetic, autocast
+    prior_mean, prior_std, prior, initial_std, scale_std, antithetic, autocast
         See :class:`~hpcsamp.methods.mean_field.MeanField`.
     seed, samples_per_pass
         See :class:`~hpcsamp.methods.base.Method`; the body is evaluated once for each chunk.
@@ -55,6 +56,7 @@ class LastLayer(MeanField):
         layer: str | None = None,
         prior_mean: float = 0.0,
         prior_std: float = 0.2,
+        prior: Kind = "normal",
         initial_std: float = 0.02,
         scale_std: bool = False,
         antithetic: bool = False,
@@ -84,6 +86,7 @@ class LastLayer(MeanField):
             module,
             prior_mean=prior_mean,
             prior_std=prior_std,
+            prior=prior,
             initial_std=initial_std,
             scale_std=scale_std,
             antithetic=antithetic,

@@ -25,13 +25,13 @@ from hpcsamp.methods.flat_sums import FlatAccumulator
 from hpcsamp.methods.gathering import GatheredAccumulator
 from hpcsamp.methods.made_up import Drawn, Trial
 from hpcsamp.methods.mean_shares import MeanShares
-from hpcsamp.methods.normal import Divergence, LogRatio, NormalDraw, Span
-from hpcsamp.methods.priors import chosen_variables
+from hpcsamp.methods.normal import Divergence, LogRatio, NormalDraw, section
+from hpcsamp.methods.priors import Kind, chosen_variables, normal_prior, usual_prior
 from hpcsamp.methods.sharing import Drawing
 from hpcsamp.streams import Purpose
 from hpcsamp.watchdog import here
 from hpcsamp.weights import Pieces
-from hpcsamp.weights.layout import Density, Variable
+from hpcsamp.weights.layout import Density
 
 
 class MeanField(MeanShares):
@@ -46,6 +46,11 @@ class MeanField(MeanShares):
         method's.
     prior_mean, prior_std
         Normal prior of every weight, for a plain module.
+    prior
+        ``"normal"``: with the standard deviation ``prior_std``. ``"scaled"``: with
+        ``prior_std / sqrt(fan in)`` of the layer, for its bias too. ``"empirical_bayes"``: with a
+        standard deviation for each layer that maximises the ELBO, without ``prior_std``
+        (:mod:`hpcsamp.methods.learned_prior`). ``priors`` take precedence.
     initial_std
         Initial standard deviation of the posterior, for a plain module.
     scale_std
@@ -92,6 +97,7 @@ class MeanField(MeanShares):
         *,
         prior_mean: float = 0.0,
         prior_std: float = 0.2,
+        prior: Kind = "normal",
         initial_std: float = 0.02,
         scale_std: bool = False,
         antithetic: bool = False,
@@ -104,7 +110,7 @@ class MeanField(MeanShares):
         for what, value in {"prior_std": prior_std, "initial_std": initial_std}.items():
             if value <= 0:
                 raise UsageError(f"method.{what} = {value} must be greater than 0")
-        usual = (prior_mean, math.log(prior_std))
+        usual = usual_prior(prior, prior_mean, prior_std, module)
         found = chosen_variables(module, usual, bayesian, priors)
         if not found.random.variables:
             raise UsageError(
@@ -119,7 +125,7 @@ class MeanField(MeanShares):
             self.fixed = nn.Parameter(found.deterministic.flatten(means))
         self.antithetic = antithetic
         #: Runs of neighbouring variables with the same prior: in most models a single one.
-        self._spans: list[Span] = found.random.runs(_normal_prior)
+        self._spans = found.random.runs(normal_prior)
         #: Variables whose prior is known only by its log density.
         self._others = [v for v in found.random.variables if isinstance(v.prior, Density)]
         self._accumulator: FlatAccumulator | None = None
@@ -293,24 +299,19 @@ class MeanField(MeanShares):
                 f'form: set loss.kl = "monte_carlo"'
             )
         own = share(self.mean.numel(), parts, part)
-        first = 0 if self._sharing is None else self._sharing.vector.own.start
-        lo, hi = first + own.start, first + own.stop
-        spans = [
-            (max(start, lo) - first, min(stop, hi) - first, prior)
-            for start, stop, prior in self._spans
-            if start < hi and stop > lo
-        ]
+        first = self._start
+        spans = section(self._normal_spans(), first + own.start, first + own.stop, first)
         value: Tensor = Divergence.apply(self.mean, self.log_std, spans, torch.is_grad_enabled())
         return value
 
     def penalties(self) -> dict[str, tuple[int, float]]:
         """Number of weights and closed-form KL of each variable; see :meth:`Method.penalties`."""
         self._check_whole()
-        result = {}
+        result, normal = {}, self._normal_spans()
         for v in self.variables.random.variables:
             if isinstance(v.prior, Density):
                 continue
-            span: list[Span] = [(v.place.start, v.place.stop, v.prior)]
+            span = section(normal, v.place.start, v.place.stop)
             kl = Divergence.apply(self.mean.detach(), self.log_std.detach(), span, False)
             result[v.name] = (v.size, float(kl))
         return result
@@ -322,8 +323,8 @@ class MeanField(MeanShares):
         """
         self._check_whole()
         step = self.step if step is None else step
-        noises = partial(self._noises, samples, step)
-        value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, self._spans)
+        noises, spans = partial(self._noises, samples, step), self._normal_spans()
+        value: Tensor = LogRatio.apply(self.mean, self.log_std, self.std(), noises, spans)
         return value - self._log_priors(samples, step) if self._others else value
 
     def _log_priors(self, samples: range, step: int) -> Tensor:
@@ -388,8 +389,3 @@ class MeanField(MeanShares):
             return
         means = layout.named(self.mean.data) | self._fixed_views()
         self.variables.show(means, layout.named(self.log_std.data))
-
-
-def _normal_prior(variable: Variable) -> tuple[float, float] | None:
-    """Mean and log std of a prior for the normal arithmetic; other priors are added separately."""
-    return None if isinstance(variable.prior, Density) else variable.prior

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.methods.learned_prior import Spans, fitted
+from hpcsamp.methods.normal import Span
 from hpcsamp.methods.sharing import SampleGroupLike, Sharing
 from hpcsamp.methods.showing import Showing
 from hpcsamp.weights import PlainVariables
@@ -30,6 +32,7 @@ class MeanShares(Showing):
     mean: nn.Parameter
     log_std: nn.Parameter
     fixed: nn.Parameter | None
+    _spans: Spans
     _sharing: Sharing | None = None
 
     @abstractmethod
@@ -114,6 +117,24 @@ class MeanShares(Showing):
     def drawn_numbers(self) -> int:
         """See :attr:`Method.drawn_numbers`."""
         return self.variables.random.size
+
+    @property
+    def _start(self) -> int:
+        """Index of this rank's first weight in the flat vector."""
+        return 0 if self._sharing is None else self._sharing.vector.own.start
+
+    def _normal_spans(self) -> list[Span]:
+        """Normal priors of the weights, the learnt ones at their optimum for this posterior.
+
+        Collective over the ranks that together hold one network, if there are learnt ones.
+        """
+        values = (self.mean.detach(), self.log_std.detach())
+        return fitted(self._spans, *values, self._start, self._sum_holders)
+
+    def _sum_holders(self, x: Tensor) -> None:
+        """Sum over the ranks that together hold one network, in place."""
+        if self._state.group is not None:
+            self._state.group.sum_holders_(x, self.shared_out)
 
     def _show_nothing(self) -> None:
         """Replace the module's parameters by NaN, expanded so that it takes no memory."""

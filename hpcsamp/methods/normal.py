@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,15 @@ BLOCK = 1 << 17
 
 Prior = tuple[float, float] | None
 Span = tuple[int, int, Prior]
+T = TypeVar("T")
+
+
+def section(
+    spans: Iterable[tuple[int, int, T]], start: int, stop: int, first: int = 0
+) -> list[tuple[int, int, T]]:
+    """Return the parts of spans in a section of the vector, as positions relative to ``first``."""
+    cut = ((max(a, start) - first, min(b, stop) - first, prior) for a, b, prior in spans)
+    return [(a, b, prior) for a, b, prior in cut if a < b]
 
 
 class NormalDraw(torch.autograd.Function):
@@ -60,7 +69,7 @@ class Divergence(torch.autograd.Function):
         d_mean, d_log_std = make(mean), make(log_std)
         values = [
             _divergence(mean[block], log_std[block], prior, d_mean[block], d_log_std[block])
-            for block, prior in _blocks(spans)
+            for block, prior in blocks(spans)
         ]
         ctx.gradients = (d_mean, d_log_std) if wanted else None
         total = sum(values[1:], values[0]) if values else mean.new_zeros(())
@@ -103,7 +112,7 @@ class LogRatio(torch.autograd.Function):
         values = []
         for noise in noises():
             value = constant.clone()
-            for block, prior in _blocks(spans):
+            for block, prior in blocks(spans):
                 e = noise[block]
                 square = -(e * e)
                 if prior is not None:
@@ -120,7 +129,7 @@ class LogRatio(torch.autograd.Function):
         upstream = grads[0].tolist()
         d_mean, d_log_std = torch.zeros_like(mean), torch.zeros_like(mean)
         for noise, scale in zip(ctx.noises(), upstream, strict=True):
-            for block, prior in _blocks(ctx.spans):
+            for block, prior in blocks(ctx.spans):
                 if prior is None:
                     continue
                 drawn = std[block] * noise[block]
@@ -130,7 +139,7 @@ class LogRatio(torch.autograd.Function):
         return d_mean, d_log_std.sub_(sum(upstream)), None, None, None
 
 
-def _blocks(spans: Sequence[Span]) -> Iterator[tuple[slice, Prior]]:
+def blocks(spans: Iterable[tuple[int, int, T]]) -> Iterator[tuple[slice, T]]:
     """Split the spans into blocks that fit the cache."""
     for start, stop, prior in spans:
         for lo in range(start, stop, BLOCK):

@@ -10,7 +10,8 @@
     loc = 0.0
     scale = 0.5
 
-A normal prior has ``mean`` and ``std`` (``inf`` for a flat one). Any other prior is a class with a
+A normal prior has ``mean`` and ``std`` (``inf`` for a flat one). Weights that no rule matches have
+the prior of :func:`usual_prior`. Any other prior is a class with a
 method ``log_prob(weights)``, which returns log densities in nats; it has no KL in closed form and
 needs ``loss.kl = "monte_carlo"``.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -29,16 +30,51 @@ from hpcsamp.models import Wrapping
 from hpcsamp.registry import opened
 from hpcsamp.spelling import shown, suggest
 from hpcsamp.weights import Variables, variables_of
-from hpcsamp.weights.layout import Density, Prior
+from hpcsamp.weights.layout import Density, Learned, Prior, Variable
 from hpcsamp.weights.patterns import Which, matches
+from hpcsamp.weights.variables import fan_in
 
+Kind = Literal["normal", "scaled", "empirical_bayes"]
+"""Kinds of the prior of all weights, see :func:`usual_prior`."""
 NORMAL = ("pattern", "mean", "std")
 """Keys of a normal prior."""
 
 
+def normal_prior(variable: Variable) -> Learned | tuple[float, float] | None:
+    """Return the prior of a variable for the normal arithmetic; None too if it is not normal."""
+    return None if isinstance(variable.prior, Density) else variable.prior
+
+
+def usual_prior(kind: Kind, mean: float, std: float, module: nn.Module) -> Callable[[str], Prior]:
+    """Return the prior of each parameter of a module by its name.
+
+    Parameters
+    ----------
+    kind
+        ``"normal"``: ``N(mean, std^2)``. ``"scaled"``: ``N(mean, std^2 / fan in)``, where all
+        parameters of a layer, also its bias, have the fan in of its weight (Neal 1996, for
+        weights). ``"empirical_bayes"``: a variance for each layer that is learnt, see
+        :mod:`hpcsamp.methods.learned_prior`.
+
+    Raises
+    ------
+    UsageError
+        If the kind is unknown.
+    """
+    if kind not in get_args(Kind):
+        raise UsageError(
+            f"method.prior = {kind!r} is unknown{suggest(kind, get_args(Kind))}; choose from "
+            f"{', '.join(get_args(Kind))}"
+        )
+    if kind == "empirical_bayes":
+        return lambda name: Learned(name.rpartition(".")[0], mean)
+    inputs = fan_in(module) if kind == "scaled" else {}
+    return lambda name: (mean, math.log(std / math.sqrt(inputs.get(name, 1))))
+
+
 def chosen_variables(
     module: nn.Module,
-    usual: Prior,
+    usual: Callable[[str], Prior],
     bayesian: Which | None,
     rules: Sequence[Mapping[str, Any]],
 ) -> Variables:
@@ -47,7 +83,7 @@ def chosen_variables(
     Parameters
     ----------
     module, usual
-        The module, and the default prior where no rule matches.
+        The module, and the prior by name where no rule matches.
     bayesian
         Which parameters are random, see :class:`~hpcsamp.methods.mean_field.MeanField`.
     rules
@@ -64,8 +100,7 @@ def chosen_variables(
     if bayesian is not None:
         chosen = {names[n] for n in matches("method.bayesian", bayesian, names, prefix)}
         random = chosen.__contains__
-    prior = by_pattern(rules, names, usual, prefix) if rules else usual
-    found = variables_of(module, prior, random)
+    found = variables_of(module, by_pattern(rules, names, usual, prefix), random)
     drawn = {v.name for v in found.random.variables}
     for number, rule in enumerate(rules):
         key = f"method.priors[{number}].pattern"
@@ -80,7 +115,7 @@ def chosen_variables(
 def by_pattern(
     rules: Sequence[Mapping[str, Any]],
     names: Mapping[str, str],
-    usual: Prior,
+    usual: Callable[[str], Prior],
     prefix: str = "",
 ) -> Callable[[str], Prior]:
     """Return the prior of each parameter; if several rules match, the last one applies.
@@ -93,7 +128,7 @@ def by_pattern(
     names
         Names of all parameters, each with the name that is compared with patterns.
     usual
-        Default prior, where no rule matches.
+        Prior by name, where no rule matches.
     prefix
         See :func:`~hpcsamp.weights.patterns.matches`.
 
@@ -113,7 +148,7 @@ def by_pattern(
         prior = _density(key, rule) if "name" in rule else _normal(key, rule)
         for name in matches(f"{key}.pattern", patterns, names, prefix):
             found[names[name]] = prior
-    return lambda name: found.get(name, usual)
+    return lambda name: found[name] if name in found else usual(name)
 
 
 def _patterns(rule: Mapping[str, Any]) -> list[str]:

@@ -25,5 +25,11 @@ class DataGroupLike(Protocol):
     def sum_(self, x: Tensor) -> None:
         """Sum over the data group, in place."""
 
+    def sum_holders_(self, x: Tensor, shares: bool) -> None:
+        """Sum over the ranks that together hold one network, in place.
+
+        ``shares``: whether the ranks of a sample group hold shares of its weights.
+        """
+
     def sum_replicas_(self, x: Tensor) -> None:
         """Sum over all ranks that hold the same module, in place."""

@@ -39,7 +39,23 @@ class Density:
     log_prob: Callable[[Tensor, Tensor], Tensor]
 
 
-Prior = tuple[float, float] | Density | None
+@dataclass(frozen=True)
+class Learned:
+    """A normal prior of the weights of a layer whose variance is learnt.
+
+    Attributes
+    ----------
+    layer
+        Name of the layer, whose weights share one variance.
+    mean
+        Mean of the prior.
+    """
+
+    layer: str
+    mean: float
+
+
+Prior = tuple[float, float] | Learned | Density | None
 """Mean and log standard deviation of a normal prior; None for a flat prior."""
 
 T = TypeVar("T")

@@ -208,16 +208,16 @@ def initial_log_stds(
 
     Each is a scalar, expanded to the shape of its variable.
     """
-    fan_in = _fan_in(module) if scale else {}
+    inputs = fan_in(module) if scale else {}
     found = {}
     for name, p in parameters.items():
         like = parts_of(p.detach())
-        value = math.log(std / math.sqrt(fan_in.get(name, 1)))
+        value = math.log(std / math.sqrt(inputs.get(name, 1)))
         found[name] = like.new_full((), value).expand(like.shape)
     return found
 
 
-def _fan_in(module: nn.Module) -> dict[str, int]:
+def fan_in(module: nn.Module) -> dict[str, int]:
     """Number of inputs per output of each parameter's layer; 1 if all its parameters are vectors.
 
     A layer whose weights are not ``(outputs, inputs, ...)``, or are a part of such a tensor, has
