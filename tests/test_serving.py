@@ -15,8 +15,9 @@ import pytest
 from patience import patient
 
 from hpcsamp import serving
-from hpcsamp.campaign import render
+from hpcsamp.campaign import render, submit
 from hpcsamp.campaign.points import Campaign
+from hpcsamp.cli.campaign_options import look
 from hpcsamp.serving import server
 
 # In the place of hpcsamp: what a command is given, and what becomes of it.
@@ -172,3 +173,50 @@ def test_points_of_one_rank_that_share_a_job_are_forked(
     path = tmp_path / "job.sh"
     path.write_text(script)
     assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+
+
+PACK = """
+config = "small.toml"
+evaluate = ""
+[set]
+training.epochs = 1
+training.evaluate_every = 1
+[product]
+seed = [1, 2, 3]
+[derived]
+"optimizer.lr" = "1e12 if seed == 2 else 5e-3"
+[resources]
+points_per_job = 3
+[site]
+name = "local"
+"""
+
+
+def test_runs_of_one_job_have_their_own_log_and_failure(small, tmp_path, monkeypatch):
+    """They are forked from one server; the one that diverges does not end the job."""
+    (tmp_path / "small.toml").write_text(small.read_text())
+    file = tmp_path / "sweep.toml"
+    file.write_text(PACK)
+    real = Path(sys.executable).with_name("hpcsamp")
+    noted = tmp_path / "bin" / "hpcsamp"
+    noted.parent.mkdir()
+    noted.write_text(f'#!/bin/bash\necho "$*" >>{tmp_path}/started\nexec {real} "$@"\n')
+    noted.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{noted.parent}:{os.environ['PATH']}")
+    made = Campaign(file)
+    submit.submit(made, submit.NEW)
+    folder = made.folder / "submissions" / "0001"
+    end = time.monotonic() + patient(90)
+    while (words := [s.word for s in look(made).points]) != ["done", "failed", "done"]:
+        assert time.monotonic() < end, (words, *(p.read_text() for p in folder.glob("*.txt")))
+        time.sleep(0.2)
+    logs = [(folder / f"log-00-{i}.txt").read_text() for i in range(3)]
+    for point, log, word in zip(made.points, logs, words, strict=True):
+        assert f"campaign: start 1 of {point.name} on " in log
+        assert ("done: 19 steps" in log, "the loss is not finite" in log) == (
+            word == "done",
+            word == "failed",
+        ), log
+    started = (tmp_path / "started").read_text().splitlines()
+    assert sum(line.startswith("campaign serve ") for line in started) == 1
+    assert not any(line.startswith("train ") for line in started)
