@@ -10,6 +10,9 @@
 #         --gpus-per-task=1 --cpus-per-task=7 jobscripts/slurm/train.sbatch CONFIG RUN
 #
 # Large jobs: pack the environment and `sbcast` it to the nodes' NVMe, then set HPCSAMP_VENV to it.
+#
+# Container: Apptainer, with MPICH 3.4.2 in the image and cray-mpich-abi from the host
+# (docs.olcf.ornl.gov/software/containers_on_frontier.html, read in November 2026).
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1

@@ -9,7 +9,8 @@
 #         --ntasks-per-node=8 --cpus-per-task=7 jobscripts/slurm/train.sbatch CONFIG RUN
 #
 # Many small files slow down Lustre: LUMI asks users to replace large virtual environments by a
-# container (envs/hpcsamp.def).
+# container. Singularity images with torch for ROCm are in /appl/local/laifs/containers; their bindings are
+# the module lumi-aif-singularity-bindings (LUMI AI guide, chapters 2 and 5, read in November 2026).
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1

@@ -10,6 +10,9 @@
 #         -l filesystems=home:eagle -v HPCSAMP_SITE=polaris,CONFIG=...,RUN=... jobscripts/pbs/train.pbs
 #
 # Compute nodes reach the package index through ALCF's proxy alone: source this on a login node.
+#
+# Container: Apptainer, with MPICH in the image and cray-mpich-abi from the host, built on a compute node
+# (docs.alcf.anl.gov/polaris/containers/containers, read in November 2026).
 
 # shellcheck source=envs/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh" || return 1
