@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from field_sets import LATITUDE, LONGITUDE, START, fields
+from torch.utils.flop_counter import FlopCounterMode
 
 from hpcsamp import config
 from hpcsamp.collectives import Alone
@@ -29,7 +30,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def trainer(folder, *settings, tmp_path):
+def configured(folder, *settings):
     table = {
         "seed": 5,
         "data": {"path": str(folder), "batch": 5},
@@ -38,8 +39,12 @@ def trainer(folder, *settings, tmp_path):
         "loss": {"name": "expected_nll", "temperature": 0.0},
         "training": {"precision": "float64", "rollout": 3, "lead_weights": WEIGHTS, "epochs": 3},
     }
-    table = config.apply_overrides(table, list(settings))
-    return Trainer(config.check(table), init("none", device="cpu"), tmp_path / "run", quiet=True)
+    return config.check(config.apply_overrides(table, list(settings)))
+
+
+def trainer(folder, *settings, tmp_path):
+    made = configured(folder, *settings)
+    return Trainer(made, init("none", device="cpu"), tmp_path / "run", quiet=True)
 
 
 def by_hand(made, batch, steps, truth):
@@ -111,6 +116,40 @@ def test_the_gradient_is_that_of_a_loop_over_steps(case, place, tmp_path):
     for a, b in zip(gradients, truths, strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
     assert max(float(g.abs().max()) for g in gradients) > 1e-3
+
+
+def test_the_plan_counts_the_passes_of_a_rollout(place, tmp_path):
+    """The predicted products of a step are those of a real one, and its activations k times."""
+    from hpcsamp.planning import memory, parted
+    from hpcsamp.planning.counts import IN_PLACE
+    from hpcsamp.planning.workload import Workload
+    from hpcsamp.run.shapes import DataShapes
+
+    measured, planned = [], []
+    for steps in (1, 3):
+        how = (f"training.rollout={steps}", "data.batch=3", "model.hidden=[6,5]")
+        with trainer(place / "set", *how, tmp_path=tmp_path / str(steps)) as made:
+            batch = next(b for b in made.feed.batches(0) if max(b.index) < COUNT - 3)
+            x, _, _ = made.feed.augmented(0, batch)
+            for _ in range(2):  # the first pass also tries how the network is called
+                flops = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
+                with flops:
+                    value = made.optimisation.loss(
+                        made.method, x, batch.y, samples=3, weight=batch.weight, mask=batch.mask,
+                        index=torch.as_tensor(batch.index), leads=batch.leads,
+                    )  # fmt: skip
+                    torch.autograd.grad(value, list(made.method.parameters()))
+            measured.append(flops.get_total_flops())
+        planned_run = configured(place / "set", *how)
+        with Dataset.open(place / "set") as dataset:
+            shapes = DataShapes.of(dataset)
+        work = Workload.of(planned_run, shapes)
+        parts = memory.estimate(parted.blank(planned_run, shapes), memory.Grid())
+        found = next(p.bytes for p in parts if p.name.startswith("a forward and backward pass"))
+        planned.append((work.passes * work.counts.flops_of(3), found))
+    assert measured == [3 * flops for flops, _ in planned]  # of three samples
+    assert measured[1] / measured[0] > 3.5  # later steps need the gradient of their input
+    assert planned[1][1] == 3 * planned[0][1]  # bytes of activations
 
 
 def test_a_curriculum_reads_what_its_steps_need(place, tmp_path, monkeypatch):

@@ -142,6 +142,8 @@ def plan(
     }
     _splits(result, ranked[:top], len(ranked))
     typer.echo(result["verdict"])
+    if work.leads > 1:
+        result["rollout"] = _stages(run, shapes, ranked[0], place, rates)
     if simulate:
         result["simulated"] = _simulate(ranked[0], place)
     if curve or picture is not None:
@@ -217,6 +219,40 @@ def _memory(run: RunConfig, shapes: DataShapes) -> Callable[[NodeLayout, Workloa
         return float(sum(part.bytes for part in found))
 
     return of
+
+
+def _stages(
+    run: RunConfig, shapes: DataShapes, best: CandidateGrid, place: Machine, rates: Rates
+) -> list[dict[str, Any]]:
+    """Predict the fastest grid at each stage of a curriculum of rollouts, and show the stages."""
+    from hpcsamp import config as configuration
+    from hpcsamp.planning.model import predict
+
+    given, layout, work = run.training.rollout, best.prediction.layout, best.prediction.work
+    found = []
+    for steps, epochs in [(given, run.training.epochs)] if isinstance(given, int) else given:
+        table = run.model_dump(exclude_none=True)
+        table["training"]["rollout"] = steps
+        stage = configuration.check(table)
+        p = predict(work.scaled(leads=steps), layout, place, rates.on(work))
+        found.append({
+            "steps": steps,
+            "epochs": epochs,
+            "passes": p.work.passes,
+            "seconds_per_step": p.seconds,
+            "memory_bytes": _memory(stage, shapes)(layout, work),
+        })  # fmt: skip
+    show(
+        f"training.rollout on D x P = {layout}; above: its most steps",
+        ["steps of the rollout", "epochs", "cost in passes of one step", "ms per step",
+         "GB per rank"],
+        [
+            [q["steps"], q["epochs"], f"{q['passes']:.3f}", f"{1e3 * q['seconds_per_step']:.4g}",
+             f"{q['memory_bytes'] / 1e9:.2f}"]
+            for q in found
+        ],
+    )  # fmt: skip
+    return found
 
 
 def _row(split: CandidateGrid) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def count(
     item: int = 4,
     inputs: torch.dtype = torch.float32,
     axis: ModelAxis = ALONE,
+    *,
+    later: bool = False,
 ) -> OperationCounts:
     """Count the operations of a network on the meta device; the network is not changed.
 
@@ -113,6 +115,9 @@ def count(
     axis
         The imagined model axis along which the network was built; the counts are then those of one
         of its ranks.
+    later
+        Whether the input is the output of an earlier step of a rollout, so that it needs a gradient
+        as the weights do.
 
     Raises
     ------
@@ -127,7 +132,7 @@ def count(
 
     single = Single(network)
     try:
-        two, four = (_once(single, batch(b), axis) for b in (2, 4))
+        two, four = (_once(single, batch(b), axis, later) for b in (2, 4))
     except Exception as e:  # a user-defined network may depend on values
         raise UsageError(
             f"the operations of {type(network).__name__} cannot be counted without values: "
@@ -155,15 +160,19 @@ class _Found(NamedTuple):
     sent: float
 
 
-def _once(network: nn.Module, x: torch.Tensor, axis: ModelAxis) -> _Found:
+def _once(network: nn.Module, x: torch.Tensor, axis: ModelAxis, later: bool) -> _Found:
     network = copy.deepcopy(network)
     weights = {n: p.detach().requires_grad_() for n, p in network.named_parameters()}
+    wanted = list(weights.values())
+    if later:
+        wanted.append(x.requires_grad_())
+        x = x.clone()  # torch's counter takes no leaves as inputs of modules
     operations = Operations()
     exchanges, sent = axis.counted.exchanges, axis.counted.bytes
     flops = FlopCounterMode(display=False, custom_mapping=IN_PLACE)
     with flops, operations:
         y = functional_call(network, weights, (x,))
-        torch.autograd.grad(y, list(weights.values()), torch.ones_like(y), allow_unused=True)
+        torch.autograd.grad(y, wanted, torch.ones_like(y), allow_unused=True)
     return _Found(
         float(flops.get_total_flops()),
         float(operations.moved),

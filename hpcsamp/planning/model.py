@@ -2,11 +2,13 @@
 
 With ``s = ceil(S/P)`` samples on the fullest rank and ``b = B/D`` items of a data group,
 
-    step = feed + augment + s (draw + pass(b) + model exchange(b)) + penalty/P + statistics
-           + agreement + gradient exchange + optimiser + waiting
+    step = feed + augment + s (draw + k (pass(b) + model exchange(b))) + penalty/P
+           + statistics + agreement + gradient exchange + optimiser + waiting
 
-in seconds. With M model ranks, all of these refer to one rank's part of the network and of an item,
-and the rank exchanges with the others of its model group within a pass. Passes are computed in
+in seconds, with k the steps of a rollout, 1 without one. A step whose input needs a gradient counts
+as more than one pass (:attr:`~hpcsamp.planning.workload.Workload.passes`). With M model ranks, all
+of these refer to one rank's part of the network and of an item, and the rank exchanges with the
+others of its model group within a pass. Passes are computed in
 :mod:`.rates`, exchanges in :mod:`.network`, waiting in :mod:`.jitter`. A prefetch thread reads data
 during the step, so reading only counts if it takes longer than the rest (:mod:`.simulate` models it
 step by step).
@@ -204,7 +206,7 @@ def predict(work: Workload, layout: NodeLayout, machine: Machine, rates: Rates) 
     compute = (
         StepPhase("augment", views * items * work.x_bytes * rates.augment * crowd, by),
         StepPhase("draw", samples * work.drawn * rates.draw * crowd, by),
-        StepPhase("forward+backward", samples * one.seconds * crowd, one.by),
+        StepPhase("forward+backward", samples * work.passes * one.seconds * crowd, one.by),
         StepPhase("penalty", (rates.overhead + work.drawn * rates.penalty / p) * crowd, by),
     )
     busy = sum(part.seconds for part in compute)
@@ -239,7 +241,7 @@ def reading(work: Workload, layout: NodeLayout, machine: Machine, items: int) ->
     This is the larger one of the time to read into a node and the time to read out of the file
     system.
     """
-    batch = items * work.stored_bytes  # of a model rank's part of each item
+    batch = items * work.read_bytes  # of a model rank's part of each item
     groups = max(1, -(-layout.on_node // layout.group_size))
     here, all_parts = min(layout.model_size, layout.on_node), layout.model_size
     storage = machine.storage
@@ -251,7 +253,7 @@ def reading(work: Workload, layout: NodeLayout, machine: Machine, items: int) ->
 
 def _taking(work: Workload, layout: NodeLayout, rates: Rates, items: int) -> float:
     """Seconds to take a batch from the ring, and also to read it if the reader shares the core."""
-    batch = items * work.stored_bytes
+    batch = items * work.read_bytes
     own = batch / layout.sample_size * rates.read if rates.shares_core else 0.0
     return batch * rates.copy + own
 
@@ -281,9 +283,11 @@ def _between_parts(
     late = again * (cost.latency + counts.exchanges * rates.stage) / together
     seen = max(0.0, cost.volume - one / m)
     copied = 2 * sent / HOST_LINK if machine.device.kind == "gpu" else 0.0
-    sums = network.allreduce(machine.network, layout.model_group, samples * items * work.item)
+    compared = samples * items * work.leads
+    sums = network.allreduce(machine.network, layout.model_group, compared * work.item)
     volume = seen + copied
-    late, volume = samples * late + sums.latency + rates.stage, samples * volume + sums.volume
+    passes = samples * work.leads
+    late, volume = passes * late + sums.latency + rates.stage, passes * volume + sums.volume
     by: By = "latency" if late >= volume else "network"
     return StepPhase(MODEL_EXCHANGE, late + volume, by, late, cost.way)
 
@@ -293,8 +297,9 @@ def _statistics(
 ) -> StepPhase:
     """Predict the exchanges of the loss within a sample group."""
     p, net, cost = layout.sample_size, machine.network, Cost()
+    compared = items * work.leads  # the losses of all steps of a rollout are exchanged together
     for e in work.statistics:
-        size = e.bytes(work.samples, items, work.values, p) * work.item / 4
+        size = e.bytes(work.samples, compared, work.values, p) * work.item / 4
         if e.way == "all-to-all":
             cost = cost + network.to_others(net, layout.sample_group, 1, size * (p - 1) / p)
         else:

@@ -75,6 +75,12 @@ class Workload:
         those of the rank with the largest part.
     model_sizes
         All values that ``M`` may have.
+    leads, later
+        Steps of the rollout of a pass (``training.rollout``; the most of a curriculum), and the
+        operations of each step but the first in relation to those of the first, whose input needs
+        no gradient.
+    lead_bytes
+        Number of bytes of the target of a further step in the file.
     of_part
         Function that returns the same run with another ``M``; None if there is no other.
     """
@@ -102,6 +108,9 @@ class Workload:
     horovod_from: float = 0.0
     model: int = 1
     model_sizes: tuple[int, ...] = (1,)
+    leads: int = 1
+    later: float = 1.0
+    lead_bytes: float = 0.0
     of_part: Callable[[int], Workload] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -121,6 +130,18 @@ class Workload:
         item = BYTES[precision]
         spread = getattr(method, "log_std", None)
         about = run.data_loss.about if config.loss.exact else None
+        leads = config.training.longest_rollout
+        counted = partial(
+            count,
+            network,
+            parted.inputs(shapes, method.spread, torch.float32),
+            {"float32": 4, "float64": 8, "bfloat16": 2}[precision],
+            axis=axis,
+        )
+        counts = counted()
+        later = 1.0
+        if leads > 1:
+            later = counted(later=True).flops_of(1) / max(1.0, counts.flops_of(1))
         return cls(
             name=config.model.name,
             key=key_of(run),
@@ -131,12 +152,7 @@ class Workload:
             trained=sum(p.numel() for p in method.parameters() if p.requires_grad),
             item=item,
             own=method.placement.replicas == "data",
-            counts=count(
-                network,
-                parted.inputs(shapes, method.spread, torch.float32),
-                {"float32": 4, "float64": 8, "bfloat16": 2}[precision],
-                axis=axis,
-            ),
+            counts=counts,
             x_bytes=shapes.batch_bytes(item) * held.inputs,
             stored_bytes=held.stored(shapes),
             values=1 if run.task.labels else round(shapes.target_values * held.outputs),
@@ -149,6 +165,9 @@ class Workload:
             precision=precision,
             horovod_from=HOROVOD_FROM.get(config.parallel.collectives, math.inf),
             model=model,
+            leads=leads,
+            later=later,
+            lead_bytes=shapes.target_values * item * held.targets,
         )
 
     @classmethod
@@ -160,7 +179,8 @@ class Workload:
         UsageError
             If no division is possible, see also :func:`.parted.sizes`.
         """
-        found = parted.sizes(config, shapes, ranks)
+        rollout = config.training.longest_rollout > 1  # which has no model ranks
+        found = [1] if rollout else parted.sizes(config, shapes, ranks)
         of_part = cache(partial(cls.of, config, shapes))
         return replace(of_part(1), model_sizes=tuple(found), of_part=of_part)
 
@@ -177,9 +197,19 @@ class Workload:
         of_part = self.of_part and cache(partial(_scaled, self.of_part, changes))
         return replace(self, **changes, of_part=of_part)
 
+    @property
+    def passes(self) -> float:
+        """Cost of a pass with all steps of the rollout, in passes of one step."""
+        return 1 + (self.leads - 1) * self.later
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes that are read for an item, with the targets of all steps of the rollout."""
+        return self.stored_bytes + (self.leads - 1) * self.lead_bytes
+
     def without_feed(self) -> Workload:
         """The work of a step without reading and augmentation."""
-        return self.scaled(stored_bytes=0.0, views="none")
+        return self.scaled(stored_bytes=0.0, lead_bytes=0.0, views="none")
 
 
 def _scaled(of_part: Callable[[int], Workload], changes: Mapping[str, Any], model: int) -> Workload:
