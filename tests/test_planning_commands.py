@@ -38,6 +38,22 @@ def test_plan(hpcsamp, tmp_path):
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
+def test_plan_of_a_curriculum_of_rollouts(hpcsamp, tmp_path):
+    told = tmp_path / "plan.json"
+    done = hpcsamp(
+        1, "plan", "mlp-entsoe", "--ranks-per-node", 2, "--json", told,
+        "--set", "training.epochs=3", "--set", "training.rollout=[[1, 2], [4, 1]]",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads(told.read_text())
+    one, four = found["rollout"]
+    assert (one["steps"], one["epochs"], one["passes"]) == (1, 2, 1)
+    assert four["passes"] > 4
+    assert four["seconds_per_step"] == pytest.approx(found["best"]["seconds_per_step"])
+    assert four["memory_bytes"] == found["best"]["memory_bytes"] > one["memory_bytes"]
+    assert found["best"]["seconds_per_step"] > one["seconds_per_step"]
+
+
 def test_plan_of_three_axes(hpcsamp, tmp_path):
     told = tmp_path / "plan.json"
     done = hpcsamp(

@@ -179,8 +179,8 @@ class Workload:
         UsageError
             If no division is possible, see also :func:`.parted.sizes`.
         """
-        rollout = config.training.longest_rollout > 1  # which has no model ranks
-        found = [1] if rollout else parted.sizes(config, shapes, ranks)
+        whole = config.training.longest_rollout > 1 and config.parallel.model == 1
+        found = [1] if whole else parted.sizes(config, shapes, ranks)  # no rollouts
         of_part = cache(partial(cls.of, config, shapes))
         return replace(of_part(1), model_sizes=tuple(found), of_part=of_part)
 
