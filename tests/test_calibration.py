@@ -239,6 +239,30 @@ def test_a_threshold_depends_on_what_was_known_alone():
     assert found[:2].tolist() == [quantile.threshold(past, 0.8)] * 2
 
 
+def test_a_value_is_known_to_all_items_that_are_predicted_later():
+    """Items a day apart with leads of hours, after which one day is missing."""
+    from hpcsamp.prediction.adaptive import known_before
+    from hpcsamp.tasks.coordinates import Axis, Coordinates
+
+    days = np.array([0, 1, 2, 4, 5])
+    origin = {"origin": (1440.0 * days, "minutes since 1970-01-01")}
+    lead = Axis("horizon", 60.0 * np.arange(1, 49), "min")
+    known = known_before(Coordinates([lead], origin))
+    assert known[:24].tolist() == [[0, 1, 2, 3, 4]] * 24  # one item later, not the lead time
+    assert known[24:].tolist() == [[0, 0, 1, 3, 3]] * 24
+    hourly = {"origin": (60.0 * np.arange(5), "minutes since 1970-01-01")}
+    assert known_before(Coordinates([lead], hourly))[1].tolist() == [0, 0, 1, 2, 3]
+    assert known_before(Coordinates([lead])) is None
+    past, scores = np.arange(20.0), np.random.default_rng(0).standard_normal(50) * 20
+    for lag in (1, 3):
+        other = np.maximum(np.arange(50) + 1 - lag, 0)
+        one, two = (
+            adaptive.thresholds(past, scores, 0.8, rate=0.1, **how)
+            for how in ({"lag": lag}, {"known": other})
+        )
+        assert one.tolist() == two.tolist()
+
+
 def test_unknown_targets_correct_nothing():
     past = np.arange(20.0)
     found = adaptive.thresholds(past, np.full(5, np.nan), 0.8, rate=0.5)

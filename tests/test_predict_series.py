@@ -107,6 +107,12 @@ def test_intervals_of_several_series_have_their_widths(run):
     assert one["metrics"]["conformal_coverage"] == pytest.approx(inside.mean())
 
 
+def test_adaptive_intervals_of_several_series_are_refused(run, commands):
+    done = commands(1, ["recalibrate", run, "--adaptive", "0.05"])
+    assert done.code == 1
+    assert "adaptive intervals need the items of one series in time order" in done.errors[0]
+
+
 def test_scores_of_series_do_not_depend_on_the_grid(run, hpcsamp):
     out = run.parent / "three.json"
     done = hpcsamp(3, "evaluate", run, "--json", out, "--set", "parallel.samples=1")

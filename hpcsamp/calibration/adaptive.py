@@ -28,6 +28,7 @@ def thresholds(
     *,
     rate: float = 0.02,
     lag: int = 1,
+    known: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Return the threshold of each item of a series from the items that were known before it.
 
@@ -45,6 +46,9 @@ def thresholds(
     lag
         The value of item t is known when item ``t + lag`` is predicted, e.g. the lead time of a
         forecast.
+    known
+        ``(T,)``, ascending: number of first items whose values are known when an item is predicted,
+        if it does not follow from ``lag``.
 
     Returns
     -------
@@ -60,12 +64,13 @@ def thresholds(
     window = deque(past[~np.isnan(past)].tolist(), maxlen=max(1, int((~np.isnan(past)).sum())))
     ordered = sorted(window)
     target = alpha = 1 - level
-    found = np.empty(len(scores))
+    found, done = np.empty(len(scores)), 0
     for t in range(len(scores)):
-        known = t - lag
-        if known >= 0 and not np.isnan(scores[known]):
-            alpha += rate * (target - (not _covered(scores[known], found[known])))
-            ordered = _replaced(ordered, window, float(scores[known]))
+        for item in range(done, max(done, t + 1 - lag if known is None else int(known[t]))):
+            done = item + 1
+            if not np.isnan(scores[item]):
+                alpha += rate * (target - (not _covered(scores[item], found[item])))
+                ordered = _replaced(ordered, window, float(scores[item]))
         k = int(np.ceil((len(ordered) + 1) * (1 - alpha) - 1e-9))
         found[t] = np.inf if k > len(ordered) else -np.inf if k < 1 else ordered[k - 1]
     return found

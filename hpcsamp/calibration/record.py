@@ -19,7 +19,7 @@ class Adaptive:
     rate
         Step size of a correction.
     lag
-        ``(V,)``: lag of each value of an item.
+        ``(V,)``: lag of each value in items, for sets that do not have the times of their items.
     past
         ``(n, V)``: last scores of the calibration items in time order.
     """

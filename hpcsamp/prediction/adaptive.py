@@ -19,6 +19,8 @@ from hpcsamp.calibration.record import Conformal
 from hpcsamp.errors import UsageError
 from hpcsamp.grid import together
 from hpcsamp.prediction.calibration_fit import in_time_order
+from hpcsamp.prediction.calibration_set import times_of
+from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.several import in_file
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 PARTS = ("conformal_score", "conformal_lower", "conformal_upper", "conformal_scale")
 """Arrays of a prediction that adaptive intervals need."""
+HALF = 0.5 / 60
+"""Minutes by which times may differ by rounding."""
 KEEP_BYTES = 1 << 30
 """Largest number of bytes of the arrays of a split."""
 
@@ -67,9 +71,8 @@ class AdaptiveIntervals:
                 if of is None or of.adaptive is None:
                     continue
                 part = view.parts.get(name, view)
-                time = part.coordinates.per_item.get("time")
                 where = f"{dataset.path}, {dataset.split}"
-                in_time_order(None if time is None else time[0], where)
+                in_time_order(times_of(part.coordinates), where, part.units.series is not None)
                 names = {k: in_file(name, k) if view.parts else k for k in (*PARTS, "interval")}
                 start = f"{name}/" if view.parts else ""
                 self._targets.append(_Target(start, names, part, of))
@@ -114,7 +117,7 @@ class AdaptiveIntervals:
                 self._evaluator.collectives.sum_(torch.from_numpy(values), "data")
         for target in self._targets:
             scores, lower, upper, scale = (self._kept[target.names[part]] for part in PARTS)
-            limits = _limits(scores, target.of)
+            limits = _limits(scores, target.of, known_before(target.view.coordinates))
             base = Base(*(torch.from_numpy(x) for x in (lower, upper, scale)))
             low, high = (x.numpy() for x in base.interval(limits))
             made[target.names["interval"]] = np.stack([low, high], 1)
@@ -140,12 +143,33 @@ class AdaptiveIntervals:
         found.definitions[f"{of.start}adaptive_width"] = "median width of the adaptive intervals"
 
 
-def _limits(scores: np.ndarray, of: Conformal) -> Any:
+def known_before(of: Coordinates) -> np.ndarray | None:
+    """Number of first items whose value is known when an item is predicted, by lead time.
+
+    Returns
+    -------
+    ndarray or None
+        ``(leads, N)``: the value of item j at a lead time is known from item t on if
+        ``time_j + lead <= time_t``, whatever the steps between items are. None if the set does not
+        have lead times and the times of its items, both in minutes.
+    """
+    time, lead = times_of(of), of.axes[0] if len(of.axes) == 1 else None
+    units = [unit for _, unit in of.per_item.values() if unit.startswith("minutes since")]
+    if time is None or lead is None or lead.units != "min" or not units:
+        return None
+    leads = lead.values.astype(float)
+    return np.stack([np.searchsorted(time + ahead, time + HALF, side="right") for ahead in leads])
+
+
+def _limits(scores: np.ndarray, of: Conformal, known: np.ndarray | None) -> Any:
     """Thresholds of all items, ``(N, ...)``; each value of an item is a separate series."""
     assert of.adaptive is not None
     flat = scores.reshape(len(scores), -1)
     found = np.empty_like(flat)
     for v, lag in enumerate(of.adaptive.lag.tolist()):
         past = of.adaptive.past[:, v]
-        found[:, v] = thresholds(past, flat[:, v], of.level, rate=of.adaptive.rate, lag=lag)
+        found[:, v] = thresholds(
+            past, flat[:, v], of.level, rate=of.adaptive.rate, lag=lag,
+            known=None if known is None else known[v],
+        )  # fmt: skip
     return found.reshape(scores.shape)

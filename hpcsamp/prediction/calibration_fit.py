@@ -186,7 +186,7 @@ def _fit_values(of: Material, options: Options, where: str) -> Recalibration:
     counts = np.unique((~np.isnan(scores)).sum(0)).tolist()
     adaptive = None
     if options.adaptive is not None:
-        in_time_order(of.time, where)
+        in_time_order(of.time, where, "series_std" in of.arrays)
         flat = scores.reshape(len(scores), -1)
         last = max(PAST, 2 * quantile.smallest(options.level))
         first = np.arange(y.shape[1]) if of.series else np.zeros(flat.shape[1], int)
@@ -203,14 +203,24 @@ def _without_nan(log_p: np.ndarray, where: str) -> np.ndarray:
     return log_p
 
 
-def in_time_order(time: np.ndarray | None, where: str) -> None:
+def in_time_order(time: np.ndarray | None, where: str, several: bool = False) -> None:
     """Check that items whose times are known are in time order.
+
+    Parameters
+    ----------
+    several
+        Whether the items belong to several series, which have no common order.
 
     Raises
     ------
     DataError
         If they are not; the message contains the first two items in the wrong order.
     """
+    if several:
+        raise DataError(
+            f"{where}: adaptive intervals need the items of one series in time order, but the set "
+            f"has several series; recalibrate without --adaptive, or a set of one series"
+        )
     if time is not None and (np.diff(time) < 0).any():
         at = int(np.flatnonzero(np.diff(time) < 0)[0])
         raise DataError(

@@ -18,6 +18,7 @@ from hpcsamp.errors import UsageError
 from hpcsamp.grid import together
 from hpcsamp.prediction.posterior import Posterior
 from hpcsamp.tasks import Task, View
+from hpcsamp.tasks.coordinates import Coordinates
 from hpcsamp.tasks.labels import Labels
 from hpcsamp.tasks.recalibrated import Recalibrated, recalibrated
 from hpcsamp.tasks.several import Several, in_file
@@ -120,10 +121,15 @@ def collect(
         part = view.parts.get(name, view)
         first = part.coordinates.axes[:1]
         series = len(part.targets.shape) == 1 and not any(axis.named for axis in first)
-        time = part.coordinates.per_item.get("time")
         title = posterior.trained.title(name)
-        made.append(Material(name, title, arrays, series, None if time is None else time[0]))
+        made.append(Material(name, title, arrays, series, times_of(part.coordinates)))
     return made
+
+
+def times_of(of: Coordinates) -> np.ndarray | None:
+    """Times of the items ``(n,)``, or of the last known values of forecasts; None without them."""
+    found = of.per_item.get("time") or of.per_item.get("origin")
+    return None if found is None else found[0]
 
 
 def _wanted(whole: Task, view: View, part: View, levels: tuple[float, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpcsamp.errors import UsageError
 from hpcsamp.imports import without_collection
 from hpcsamp.prediction.file_attributes import attributes, levels_of
-from hpcsamp.prediction.given import given
+from hpcsamp.prediction.given import Given, given
 from hpcsamp.prediction.in_memory import predict_items, predict_split
 from hpcsamp.prediction.own_units import in_own_units
 from hpcsamp.prediction.posterior import Posterior
@@ -89,10 +89,21 @@ class Predicting(Posterior):
             found = predict_items(
                 of, items, batch=batch, quantiles=levels, keep_samples=keep_samples, series=place
             )
-        for note in of.notes:
+        for note in [*of.notes, *of._fixed(items)]:
             sys.stderr.write(f"hpcsamp: {note}\n")
         found.layout.attributes.update(attributes(of.facts(), self.trained.manifest.uid))
         return labelled(found, items)
+
+    def _fixed(self, items: Given | None) -> list[str]:
+        """Report that items without targets have intervals that are not adapted."""
+        entry = self.recalibration if items is not None and not self.notes else None
+        found = [] if entry is None else [of.conformal for of in entry.targets.values()]
+        if not any(of is not None and of.adaptive is not None for of in found):
+            return []
+        return [
+            "intervals of items without targets have the fixed thresholds of the calibration "
+            "items; those of a dataset adapt to its earlier items"
+        ]
 
 
 def check_levels(levels: Sequence[float] | None) -> None:
