@@ -59,7 +59,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "sgld": SGLD,
     "svgd": ("method.name=svgd", "optimizer.clip=0.5"),
     "svgd_of_functions": (
-        "method.name=svgd", "method.flow=wasserstein", "method.space=function", "augment.crop=1",
+        "method.name=svgd", "method.flow=stein", "method.space=function", "augment.crop=1",
+        "method.space_inputs=3",
     ),
     "swag": SWAG,
     "sharded": ("optimizer.sharded=true", "optimizer.clip=0.5"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from test_truth import NOISE, PRIOR, N, data
@@ -14,6 +15,7 @@ from hpcsamp.collectives import Alone, distribute
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import ELBO, ExpectedNLL, Gaussian
 from hpcsamp.methods import SVGD
+from hpcsamp.methods.further_inputs import FurtherInputs
 
 
 def linear(member: int, inputs: int = 2) -> nn.Module:
@@ -137,18 +139,29 @@ def network(member):
 
 
 @pytest.mark.parametrize(
-    ("passes", "memory", "accumulate"), [(4, "keep", 1), (1, "stream", 3), (3, "recompute", 1)]
+    ("passes", "memory", "accumulate", "flow", "further"),
+    [
+        (4, "keep", 1, "wasserstein", 0),
+        (1, "stream", 3, "wasserstein", 7),
+        (3, "recompute", 1, "stein", 0),
+        (1, "stream", 3, "stein", 7),
+        (4, "keep", 1, "stein", 7),
+    ],
 )
-def test_functions_repel_each_other_by_the_published_direction(passes, memory, accumulate):
-    """With whole Jacobians; source: D'Angelo and Fortuin 2021, section 3.2."""
+def test_functions_repel_each_other_by_the_published_direction(
+    passes, memory, accumulate, flow, further, tmp_path
+):
+    """With whole Jacobians; source: D'Angelo and Fortuin 2021, section 3.2; Wang et al. 2019."""
+    table = torch.randn(9, 2, generator=torch.Generator().manual_seed(5)).double()
+    np.save(tmp_path / "t.npy", table.numpy())
+    file = str(tmp_path / "t.npy") if further and passes == 1 else None
     method = SVGD(
-        network, 4, prior_std=PRIOR, flow="wasserstein", space="function", bandwidth=20.0,
-        samples_per_pass=passes,
+        network, 4, prior_std=PRIOR, flow=flow, space="function", bandwidth=20.0,
+        samples_per_pass=passes, space_inputs=further, space_table=file,
     )  # fmt: skip
     method.begin(N, 1, 1)
     optimizer = distribute(torch.optim.SGD(method.parameters(), lr=0.01), Alone(), method)
     x, y = torch.randn(5, 2).double(), torch.randn(5, 2).double()
-    w = method.weights.detach().clone()
     loss = ELBO(ExpectedNLL(Gaussian(NOISE)), N, memory=memory, accumulate=accumulate)
     for again in range(2):  # nothing of the first step is left in the second
         w = method.weights.detach().clone()
@@ -158,20 +171,55 @@ def test_functions_repel_each_other_by_the_published_direction(passes, memory, a
         optimizer.zero_grad()
 
         module = network(0)
+        z = FurtherInputs(further, file, method.seed).draw(again, x)
 
-        def outputs(row, x=x + again, module=module):
+        both = torch.cat([x + again, z])
+
+        def outputs(row, x=both, module=module):
             named = {n: v[0] for n, v in method.layout.named(row[None]).items()}
             return torch.func.functional_call(module, named, x).flatten()
 
         f = torch.stack([outputs(row) for row in w])
+        of_data = torch.zeros_like(f)  # gradient of the mean over 5 items
+        of_data[:, :10] = (f[:, :10] - y.flatten()) / NOISE**2 / 5
         kernel = (-(torch.cdist(f, f) ** 2) / 20).exp()
         for i in range(4):
             push = sum(-2 / 20 * kernel[i, j] * (f[i] - f[j]) for j in range(4))
             jacobian = torch.func.jacrev(outputs)(w[i])
-            wanted = raw[i] + jacobian.T @ push / (N * kernel[i].sum())
+            if flow == "stein":
+                pull = (kernel[i] @ of_data + push / N) / 4 - of_data[i]
+            else:
+                pull = push / (N * kernel[i].sum())
+            wanted = raw[i] + jacobian.T @ pull
             moved = (w[i] - method.weights[i]) / 0.01
             assert torch.allclose(moved, wanted, rtol=1e-10, atol=1e-11)
             assert not torch.allclose(raw[i], wanted, rtol=1e-6)
+
+
+def test_further_inputs_differ_between_steps_and_must_fit(tmp_path):
+    like, path = torch.zeros(3, 2), tmp_path / "t.npy"
+    drawn = FurtherInputs(5, None, 1)
+    assert torch.equal(drawn.draw(2, like), FurtherInputs(5, None, 1).draw(2, like[:1]))
+    assert not torch.equal(drawn.draw(2, like), drawn.draw(3, like))
+    np.save(path, np.arange(12).reshape(6, 2))
+    rows = FurtherInputs(4, str(path), 1).draw(0, like)
+    assert len({tuple(row) for row in rows.tolist()} & {(2 * n, 2 * n + 1) for n in range(6)}) == 4
+    (tmp_path / "bad.npy").write_text("none")
+    for count, file, words in (
+        (-1, None, "method.space_inputs = -1"),
+        (0, path, "needs method.space_inputs"),
+        (7, path, r"at least method.space_inputs = 7 rows; its shape is \(6, 2\)"),
+        (1, tmp_path / "no.npy", "no.npy"),
+        (1, tmp_path / "bad.npy", "bad.npy"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            FurtherInputs(count, file and str(file), 1)
+    with pytest.raises(UsageError, match=r"rows of shape \(2,\), but an input .* has \(3,\)"):
+        FurtherInputs(1, str(path), 1).draw(0, torch.zeros(1, 3))
+    with pytest.raises(UsageError, match=r"inputs have the type torch\.int64"):
+        drawn.draw(0, like.long())
+    with pytest.raises(UsageError, match=r"method\.space = 'weights'; set it to 'function'"):
+        SVGD(linear, 3, space_inputs=2)
 
 
 class Normalised(nn.Module):
@@ -194,10 +242,10 @@ def test_functions_need_the_passes_of_a_step_and_no_statistics_of_a_batch():
     loss_of(method, x, y).backward()
     with pytest.raises(UsageError, match="normalises over the whole batch"):
         optimizer.step()
-    with pytest.raises(
-        UsageError, match=r"method\.space = 'function' has no method\.flow = 'stein'"
-    ):
-        SVGD(linear, 3, space="function")
+    method, optimizer = made(3, **space | {"flow": "stein"})
+    loss_of(method, x, y).backward()
+    with pytest.raises(UsageError, match="a GradScaler scales it"):
+        method.direct(Alone(), 2.0)
 
 
 def test_what_it_cannot_be_trained_with_is_refused():

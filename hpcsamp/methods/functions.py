@@ -8,8 +8,8 @@ directions ``v`` of this shape it evaluates the items once more to compute ``J^T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pass:
-    """Arguments of an evaluation, and its outputs ``(k, m)`` without gradient."""
+    """Arguments of an evaluation, its outputs ``(k, m)``, and the gradient of the loss there."""
 
     x: Tensor
     samples: range
@@ -25,26 +25,22 @@ class Pass:
     stacked: bool
     index: Tensor | None
     outputs: Tensor
+    gradient: Tensor
 
     def chunks(self, split: Callable[[range, bool], Iterator[range]]) -> Iterator[Pass]:
         """Split the pass into chunks of samples that are evaluated at once."""
         for chunk in split(self.samples, self.stacked):
             rows = slice(chunk.start - self.samples.start, chunk.stop - self.samples.start)
             x = self.x[rows] if self.stacked else self.x
-            yield Pass(x, chunk, self.step, self.stacked, self.index, self.outputs[rows])
+            yield replace(
+                self, x=x, samples=chunk, outputs=self.outputs[rows], gradient=self.gradient[rows]
+            )
 
 
 class Functions:
-    """Passes of a step, in the order in which they received gradients.
+    """Passes of a step, in the order in which they received gradients."""
 
-    Parameters
-    ----------
-    members
-        Samples of this rank.
-    """
-
-    def __init__(self, members: range) -> None:
-        self._members = members
+    def __init__(self) -> None:
         self._passes: list[Pass] = []
         self._used = False
 
@@ -52,34 +48,45 @@ class Functions:
               index: Tensor | None) -> None:  # fmt: skip
         """Record a pass as soon as its outputs receive a gradient."""
         values = outputs.detach().flatten(1)
-        seen = Pass(x, samples, step, stacked, index, values)
-        outputs.register_hook(lambda _: self._add(seen))
+        outputs.register_hook(
+            lambda g: self._add(Pass(x, samples, step, stacked, index, values, g.flatten(1)))
+        )
 
     def _add(self, seen: Pass) -> None:
         if self._used:  # the first pass of another step
             self._passes, self._used = [], False
         self._passes.append(seen)
 
-    def values(self) -> Tensor:
-        """Outputs ``(s, m)`` of this rank's samples, on all items in the order of the passes.
+    def passes(self) -> list[Pass]:
+        """Return the passes of a step.
 
         They stay available until the first pass of the next step, because a step may be repeated
         with the same gradient.
         """
         self._used = True
-        rows: list[list[Tensor]] = [[] for _ in self._members]
-        for seen in self._passes:
-            for sample, row in zip(seen.samples, seen.outputs, strict=True):
-                rows[sample - self._members.start].append(row)
-        return torch.stack([torch.cat(row) for row in rows]) if self._passes else torch.empty(0, 0)
+        return list(self._passes)
 
-    def with_directions(self, directions: Tensor) -> Iterator[tuple[Pass, Tensor]]:
-        """Iterate over the passes with their part of directions ``(s, m)``, ``(k, m')``."""
-        done = [0] * len(self._members)
-        for seen in self._passes:
-            width, parts = seen.outputs.shape[1], []
-            for sample in seen.samples:
-                row = sample - self._members.start
-                parts.append(directions[row, done[row] : done[row] + width])
-                done[row] += width
-            yield seen, torch.stack(parts)
+
+def joined(
+    passes: Sequence[Pass], members: range, of: Callable[[Pass], Tensor] = lambda seen: seen.outputs
+) -> Tensor:
+    """Return outputs ``(s, m)`` of members on all items in the order of the passes."""
+    rows: list[list[Tensor]] = [[] for _ in members]
+    for seen in passes:
+        for sample, row in zip(seen.samples, of(seen), strict=True):
+            rows[sample - members.start].append(row)
+    return torch.stack([torch.cat(row) for row in rows])
+
+
+def divided(
+    directions: Tensor, passes: Sequence[Pass], members: range
+) -> Iterator[tuple[Pass, Tensor]]:
+    """Iterate over the passes with their part ``(k, m')`` of directions ``(s, m)``."""
+    done = [0] * len(members)
+    for seen in passes:
+        width, parts = seen.outputs.shape[1], []
+        for sample in seen.samples:
+            row = sample - members.start
+            parts.append(directions[row, done[row] : done[row] + width])
+            done[row] += width
+        yield seen, torch.stack(parts)

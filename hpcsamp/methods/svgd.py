@@ -18,11 +18,14 @@ functions: with ``f_i``, the outputs of particle i on all m values of the batch 
 Jacobian ``J_i = df_i / dw_i``, the optimiser receives
 
     wasserstein   g_i + J_i^T sum_j grad_{f_i} k_ij / (N sum_j k_ij),   k_ij = k(|f_i - f_j|^2 / h)
+    stein         p_i + J_i^T 1/S sum_j (k_ij dL/df_j - grad_{f_j} k_ij / N)
 
-(D'Angelo and Fortuin 2021, section 3.2, with the prior of the weights; Wang et al. 2019.) Outputs
-are exchanged in the place of weights, 2 m S/P values, and the distances are also summed over the
-data groups, so that the kernel sees the batches of all of them. Each particle evaluates its batch
-once more for the product with its Jacobian.
+(D'Angelo and Fortuin 2021, section 3.2; Wang et al. 2019, equation 8.) The prior is one of weights,
+so the kernel does not average its gradient ``p_i``. Outputs, and for ``stein`` the gradients there,
+are exchanged in the place of weights, 2 or 3 m S/P values, and the distances are also summed over
+the data groups, so that the kernel sees the batches of all of them. Each particle evaluates its
+batch once more for the product with its Jacobian. Further inputs are compared like those of the
+batch; the data groups divide them.
 """
 
 from __future__ import annotations
@@ -36,8 +39,10 @@ import torch
 from torch import Tensor, nn
 
 from hpcsamp.errors import UsageError
+from hpcsamp.grid import share
 from hpcsamp.grid.columns import Columns, SampleGroup
-from hpcsamp.methods.functions import Functions, Pass
+from hpcsamp.methods.functions import Functions, Pass, divided, joined
+from hpcsamp.methods.further_inputs import FurtherInputs
 from hpcsamp.methods.members import Members
 from hpcsamp.methods.normal import BLOCK
 
@@ -78,13 +83,18 @@ class SVGD(Members):
         ``h``, in squared units of the weights (or outputs), or ``"median"``: the squared median
         distance of two particles divided by log S, in each step.
     space
-        ``"weights"``, or ``"function"`` for ``"wasserstein"``: distances of outputs on the batch.
+        ``"weights"``, or ``"function"``: distances of outputs on the batch.
+    space_inputs, space_table
+        Number of further inputs in each step at which functions are compared, and the ``.npy`` file
+        of inputs, as the network receives them, whose rows are drawn; without it, they are standard
+        normal numbers.
 
     Raises
     ------
     UsageError
         If S is less than 2 or a value is out of range; in a step, if the median distance is 0, or,
-        in the space of functions, if the network normalises over the batch.
+        in the space of functions, if the network normalises over the batch, further inputs do not
+        fit it, or gradients are scaled, which ``"stein"`` does not support there.
     """
 
     trains_with_noise = False
@@ -101,6 +111,8 @@ class SVGD(Members):
         kernel: Literal["rbf", "imq"] = "rbf",
         bandwidth: float | Literal["median"] = "median",
         space: Literal["weights", "function"] = "weights",
+        space_inputs: int = 0,
+        space_table: str | None = None,
         **others: Any,
     ) -> None:
         if samples < 2:
@@ -125,15 +137,15 @@ class SVGD(Members):
             raise UsageError(
                 f"method.bandwidth = {bandwidth!r} must be 'median' or a number greater than 0"
             )
-        if space == "function" and flow != "wasserstein":
+        if space != "function" and (space_inputs or space_table is not None):
             raise UsageError(
-                f"method.space = 'function' has no method.flow = {flow!r}, which averages "
-                f"gradients of a prior of functions, while the prior is one of weights: set it to "
-                f"'wasserstein'"
+                f"method.space_inputs = {space_inputs}: functions are compared at further inputs, "
+                f"but method.space = {space!r}; set it to 'function'"
             )
         super().__init__(network, samples, own, prior_std=prior_std, **others)
         self.flow, self.kernel, self.bandwidth, self.space = flow, kernel, bandwidth, space
-        self._functions = Functions(self.members)
+        self._functions = Functions()
+        self._further = FurtherInputs(space_inputs, space_table, self.seed)
         self._items = 0
 
     def begin(self, items: int, steps: int, steps_per_epoch: int) -> None:
@@ -204,7 +216,7 @@ class SVGD(Members):
         """
         assert self.weights.grad is not None
         if self.space == "function":
-            self.weights.grad += self.without_deterministic(self._repulsion(group, scale))
+            self.weights.grad += self.without_deterministic(self._of_functions(group, scale))
             return
         columns = Columns(self.samples, self.layout.size, group)
         gradients = columns.from_rows(self.weights.grad)
@@ -226,20 +238,28 @@ class SVGD(Members):
         del gradients, rows  # a rank holds at most 4 n S/P values more
         self.weights.grad.copy_(columns.to_rows(directions))
 
-    def _repulsion(self, group: SampleGroup, scale: float) -> Tensor:
-        """Return the second term of the direction in the space of functions, ``(s, n)``."""
+    def _of_functions(self, group: SampleGroup, scale: float) -> Tensor:
+        """Return what the space of functions adds to the gradients of the particles, ``(s, n)``."""
         if self.state.whole:
             raise UsageError(
                 "method.space = 'function' evaluates each batch twice, but the network normalises "
                 "over the whole batch, or keeps a running mean of it: set model.batch_norm = "
                 '"frozen" or "group"'
             )
-        rows = self._functions.values()
-        if not rows.numel():
+        passes = self._functions.passes()
+        if not passes:
             raise UsageError(
                 "method.space = 'function' needs the outputs of the step: compute the gradient by "
                 "loss(method, x, y, samples=S).backward()"
             )
+        if self.flow == "stein" and scale != 1:
+            raise UsageError(
+                "method.flow = 'stein' with method.space = 'function' uses the gradient of the "
+                "loss as it is, but a GradScaler scales it: set training.precision to float32 or "
+                "bfloat16, or method.flow = 'wasserstein'"
+            )
+        passes += self._at_further_inputs(passes[0])
+        rows = joined(passes, self.members)
         columns = Columns(self.samples, rows.shape[1], group)
         values = columns.from_rows(rows)
         values = values - values.mean(0)
@@ -247,14 +267,35 @@ class SVGD(Members):
         for over in ("sample", "data"):
             if group.size(over) > 1:
                 group.sum_(gram, over)
-        apart = matrices(self.flow, *self._kernel(distances(gram)))[1] * (-scale / self._items)
-        directions = columns.to_rows(apart.to(values.dtype) @ values)
+        average, apart = matrices(self.flow, *self._kernel(distances(gram)))
+        pushed = (apart * (-scale / self._items)).to(values.dtype) @ values
+        if self.flow == "stein":
+            gradients = columns.from_rows(joined(passes, self.members, lambda seen: seen.gradient))
+            average.diagonal().sub_(1)  # the particle's own gradient is there already
+            average *= self.gradient_scale / group.size("data")
+            pushed.addmm_(average.to(values.dtype), gradients.to(values.dtype))
+        directions = columns.to_rows(pushed)
         total = torch.zeros_like(self.weights)
-        for seen, wanted in self._functions.with_directions(directions):
+        for seen, wanted in divided(directions, passes, self.members):
             total += self._pulled_back(seen, wanted)
         if group.size("data") > 1:
             group.sum_(total, "data")
         return total
+
+    def _at_further_inputs(self, seen: Pass) -> list[Pass]:
+        """Evaluate this data group's part of the further inputs of a step, like a given pass."""
+        if not self._further.count:
+            return []
+        x = self._further.draw(seen.step, seen.x[0] if seen.stacked else seen.x)
+        data = self.state.group
+        own = share(len(x), 1 if data is None else data.size, 0 if data is None else data.rank)
+        x = x[own.start : own.stop]
+        index = torch.arange(own.start, own.stop, device=x.device)
+        found = []
+        for chunk in self.chunks(self.members) if len(own) else ():
+            y = super().forward(x, chunk, seen.step, index=index).flatten(1)
+            found.append(Pass(x, chunk, seen.step, False, index, y, torch.zeros_like(y)))
+        return found
 
     def _pulled_back(self, seen: Pass, directions: Tensor) -> Tensor:
         """Return ``J^T v`` of a pass, ``(s, n)``, for ``v`` of shape ``(k, m)``."""

@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     OBSERVATIONS = 18  # observations drawn from the posterior predictive: (sample,)
     PERTURB = 19  # perturbation of initial states of a rollout: (member,); place: item
     MEMBERS = 20  # initial factors of batch_ensemble, by place: 0, member
+    SPACE = 22  # further inputs at which svgd compares functions: (step,)
     # by branches: layer, attempt and mask
     MASKS = 21  # fixed masks of mc_dropout
 
