@@ -14,6 +14,7 @@ from hpcsamp.cli.evaluate import evaluate
 from hpcsamp.cli.predict import _runs_and_table
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
+from hpcsamp.report import build
 from hpcsamp.weights.calling import Outputs
 
 
@@ -49,6 +50,30 @@ def test_a_mixture_is_the_mean_of_the_predictives(runs, digits):
     assert found["metrics"]["accuracy"] == pytest.approx(float(accuracy))
     assert [of["method"] for of in found["runs"]] == ["mean_field", "ensemble"]
     assert not (runs / "a" / "evaluation").exists()
+
+
+def test_a_report_shows_the_mixture_next_to_its_members(runs, tmp_path):
+    both, file = [runs / "a", runs / "b"], runs / "one.json"
+    found = json.loads(file.read_text())
+    made = build(both, tmp_path / "page", mixture=file)
+    html = made.page.read_text()
+    heading = '<th scope="col">a</th><th scope="col">b</th><th scope="col">mixture</th>'
+    assert heading in html
+    assert f'<td data-run="mixture">{found["metrics"]["nll"]:.4g}</td>' in html
+    assert (tmp_path / "page" / "reliability-3.png") in made.pictures
+    assert not [note for note in made.notes if "of mixture" in note]
+    (tmp_path / "cut.json").write_text(file.read_text()[:-20])
+    (tmp_path / "own.json").write_text(json.dumps(found["runs"][0]))
+    for of, file_, split, words in (
+        (both[:1], file, "test", r"a mixture of other runs \(2\) than those of the page \(1\)"),
+        ([*both, runs / "c"], file, "test", "other runs"),
+        (both, file, "valid", "an evaluation on test, but the page is on valid"),
+        (both, tmp_path / "cut.json", "test", "is not the evaluation of a mixture"),
+        (both, tmp_path / "own.json", "test", "is not the evaluation of a mixture"),
+        (both, tmp_path / "no.json", "test", "cannot read"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            build(of, tmp_path / "no", split=split, mixture=file_)
 
 
 def test_a_mixture_does_not_depend_on_the_grid(runs, commands, refusals):

@@ -34,6 +34,12 @@ def report(
             help="Draw a figure of the paper instead: 4 to 10, table1, or mixer (model ranks)."
         ),
     ] = None,
+    mixture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add the mixture of the runs: FILE of hpcsamp evaluate RUN RUN... --json FILE."
+        ),
+    ] = None,
     single_file: Annotated[
         bool, typer.Option("--single-file", help="Embed the figures, so that the page is one file.")
     ] = False,
@@ -56,7 +62,8 @@ def report(
     """Write a page with the learning curves, calibration and most uncertain items of a run.
 
     Several runs share one page: their learning curves are drawn in the same axes and their metrics
-    are listed side by side. Results that a run does not have yet are left out and listed.
+    are listed side by side, with --mixture also those of their mixture. Results that a run does not
+    have yet are left out and listed.
 
     With --figure, or for a campaign file named after a figure, a figure of the paper is drawn from
     runs, campaigns, or records of hpcsamp bench scaling.
@@ -85,6 +92,8 @@ def report(
             quiet,
         )  # fmt: skip
         return
+    if mixture is not None and (figure is not None or scorecard):
+        raise UsageError("--mixture belongs to the page of several runs, without --figure")
     if item or lead is not None:
         raise UsageError("--item and --lead choose the maps of a scorecard: add --scorecard")
     figure = figure or figures.figure_of(runs)
@@ -95,7 +104,12 @@ def report(
 
     if out is None and len(runs) > 1:
         raise UsageError("comparing several runs needs an output folder: add --out DIR")
-    made = build(runs, out or runs[0] / "report", split=split, items=items, single_file=single_file)
+    if mixture is not None and len(runs) < 2:
+        raise UsageError("--mixture takes several runs, those of the mixture")
+    made = build(
+        runs, out or runs[0] / "report", split=split, items=items, single_file=single_file,
+        mixture=mixture,
+    )  # fmt: skip
     _show(made, quiet)
 
 

@@ -19,6 +19,7 @@ from hpcsamp.report.fans import forecast_fans
 from hpcsamp.report.gallery import gallery
 from hpcsamp.report.labels import by_label, confusion_matrix, uncertain_maps
 from hpcsamp.report.maps import weather_maps
+from hpcsamp.report.mixture import read_mixture
 from hpcsamp.report.records import (
     DoesNotApplyError,
     EvaluationRecord,
@@ -72,6 +73,7 @@ def build(
     split: str = "test",
     items: int = 24,
     single_file: bool = False,
+    mixture: str | Path | None = None,
 ) -> ReportFiles:
     """Write a report of one run, or a report that compares several runs.
 
@@ -87,14 +89,20 @@ def build(
         Number of the most uncertain items to show.
     single_file
         Whether the page contains its figures, so that it can be sent as one file.
+    mixture
+        Evaluation of the mixture of the runs, see :mod:`hpcsamp.report.mixture`.
 
     Raises
     ------
     UsageError
-        If a run folder is missing or damaged, or the report cannot be written.
+        If a run folder or the evaluation of the mixture is missing, damaged or does not fit, or the
+        report cannot be written.
     """
     runs = [read_run(path) for path in paths]
     evaluations = [run.evaluation(split) for run in runs]
+    if mixture is not None:
+        both, of_both = read_mixture(mixture, runs, split)
+        runs, evaluations = [*runs, both], [*evaluations, of_both]
     made = ReportFiles(Path(out) / "index.html")
     drafts = _drafts(runs, evaluations, split, items, made.notes)
     return write(runs, evaluations, drafts, made, single_file)
@@ -135,8 +143,9 @@ def _drafts(
     """Return all figures that may be drawn, grouped by section."""
     alone = len(runs) == 1
     caption = page.CURVES if alone else page.CURVES_OF_SEVERAL
+    trained = [run for run in runs if run.events]
     drafts = [
-        Draft("learning-curves", "Learning curves", "", caption, lambda: learning_curves(runs))
+        Draft("learning-curves", "Learning curves", "", caption, lambda: learning_curves(trained))
     ]
     for i, (run, evaluation) in enumerate(zip(runs, evaluations, strict=True), start=1):
         whose, suffix = ("", "") if alone else (run.name, f"-{i}")
