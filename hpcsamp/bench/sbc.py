@@ -96,7 +96,7 @@ METHODS = {
     "laplace": Claim("ensemble", samples=1, after=_laplace),
     "sgld": Claim("sgld", steps=1500, lr=5e-3, optimizer="SGLD", cosine=False, arguments=_CHAIN,
                   samples=None),
-    "svgd": Claim("svgd", (), steps=600, lr=0.2, arguments={"kernel": "imq"}, samples=None,
+    "svgd": Claim("svgd", (), steps=200, lr=1.0, arguments={"kernel": "imq"}, samples=None,
                   together=1, apart=True),
     "anchored ensemble": Claim("ensemble", (), arguments={"anchored": True}, samples=None),
 }  # fmt: skip
