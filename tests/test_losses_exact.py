@@ -124,6 +124,25 @@ def test_pairwise_losses_send_two_pths_of_a_gather(loss):
             assert sent < most
 
 
+@pytest.mark.parametrize("items", [1, 2])
+def test_energy_scores_of_few_large_items_need_no_gather(items):
+    """Each rank has all samples of its part of the values; P does not divide them."""
+    samples, ranks, kind = 5, 4, torch.float64
+    generator = torch.Generator().manual_seed(items)
+    outputs = torch.randn(samples, items, 7, 31, generator=generator, dtype=kind)
+    outputs[1] = outputs[0]  # a pair without direction
+    target = torch.randn(items, 7, 31, generator=generator, dtype=kind)
+    weight = torch.rand(7, 31, generator=generator, dtype=kind)
+    for loss in (L.EnergyScore(alpha=0.95, weights=weight), L.EnergyScore(fair=False)):
+        case = Case("", loss, "values")
+        wanted, slope = sequential(case, outputs, target, None)
+        values, gradient, sent = on_ranks(case, outputs, target, None, ranks)
+        for value in values:
+            assert relative(value, wanted) < 1e-12
+        assert relative(gradient, slope) < 1e-12
+        assert sent < 8 * samples * items * (2 * 56 + samples + 2)  # of 217 in a gather
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_averaging_gradients_is_exact_for_linear_losses_alone(name):
     case = CASES[name]

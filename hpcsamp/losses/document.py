@@ -11,7 +11,8 @@ _HEAD = """\
 values of an item, or, for `mean_mse`, `crps` and `energy_score`, in units of the target. Bytes are
 those that a rank exchanges in a step in float32, for B items of V values (plus 16 for the value of
 the loss). On P = 2 ranks, `crps` and `energy_score` gather all samples instead, which are as many
-bytes; so does `energy_score` for batches of very few items, such as two (4·S·B·V).
+bytes; so does `energy_score` for few small items (4·S·B·V). For few large items, its ranks have the
+samples of 1/P of the values of each item, and exchange 4·S·(S + 1)·B bytes of squares in addition.
 `loss.exact = false` averages the ranks' own losses instead, which gives the same result for linear
 losses only; `hpcsamp bench exactness` measures the error for the others.
 

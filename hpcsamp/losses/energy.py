@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hpcsamp.collectives import Collectives
 from hpcsamp.losses.about import About
+from hpcsamp.losses.energy_by_values import by_values
 from hpcsamp.losses.pairwise import EXCHANGES, PairwiseLoss, divided, gather_samples
 from hpcsamp.losses.values import like_target
 
@@ -17,9 +18,10 @@ class EnergyScore(PairwiseLoss):
     """CRPS with the Euclidean distance between whole items in place of the absolute difference.
 
     In units of the target; weights of values multiply the squared differences. The O(S^2) work is
-    divided over the ranks: each computes all pairs of samples of 1/P of the items. For two ranks,
-    and for batches of very few items, such as two, all samples are gathered instead (``4 S B V``
-    bytes), and each rank computes the pairs of its own samples with all others.
+    divided over the ranks: each computes all pairs of samples of 1/P of the items, or for few items
+    of 1/P of the values of each (and the ranks add up ``4 S (S + 1) B`` bytes of squares). For two
+    ranks, and for few small items, all samples are gathered instead (``4 S B V`` bytes), and each
+    rank computes the pairs of its own samples with all others.
 
     Parameters
     ----------
@@ -58,6 +60,8 @@ class EnergyScore(PairwiseLoss):
         most = -(-items // group.sample_size)
         if 2 * most < items:  # there and back is less than everything
             each = divided(z, lambda y: self._of_items(y, y.detach()), samples, group)
+        elif 2 * -(-z.shape[2] // group.sample_size) + samples < z.shape[2]:
+            each = by_values(z, self.of_pair(samples), samples, group)
         else:
             each = self._of_items(z, gather_samples(z.detach(), samples, group))
         return group.sum_over_samples(each)
