@@ -15,6 +15,9 @@ from typing import Any
 from hpcsamp.errors import UsageError
 from hpcsamp.report.records import DoesNotApplyError, EvaluationRecord, RunRecord
 
+SHARED = ("task", "data")
+"""Sections of the configuration that the runs have in common."""
+
 
 class MixtureEvaluation(EvaluationRecord):
     """The evaluation of a mixture of runs; figures of single items do not apply to it."""
@@ -72,6 +75,6 @@ def read_mixture(
             f"{file} is a mixture of other runs ({len(members)}) than those of the page "
             f"({len(runs)}): {', '.join(str(run.path) for run in runs)}"
         )
-    shared = {key: runs[0].config[key] for key in ("task", "data") if key in runs[0].config}
-    config = {**shared, "model": {"name": f"{len(runs)} runs"}, "method": {"name": "mixture"}}
-    return RunRecord(Path("mixture"), config, [], {}), found
+    names = {"model": {"name": f"{len(runs)} runs"}, "method": {"name": "mixture"}}
+    shared = {key: value for key, value in runs[0].config.items() if key in SHARED}
+    return RunRecord(Path("mixture"), shared | names, [], {}), found
