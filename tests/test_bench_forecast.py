@@ -14,6 +14,7 @@ from hpcsamp.bench.forecast.scores import (
     crps_of_normal,
     crps_of_quantiles,
     crps_of_values,
+    over_seeds,
     scores,
 )
 from hpcsamp.bench.forecast.seasonal import last_season, seasonal
@@ -48,6 +49,19 @@ def test_scores_leave_missing_values_out():
     assert of.over(slice(0, 2)) == {
         "crps": 2.0, "mae": 2.0, "rmse": 4.5**0.5, "coverage": 0.25, "width": 2.0
     }  # fmt: skip
+
+
+def test_runs_that_differ_in_their_seed_are_put_together():
+    y = np.zeros((1, 2))
+    each = [
+        replace(scores(str(k), y, y + k, y - 1, y + 1, y + k), kind=kind)
+        for k, kind in ((1, "a"), (4, "a"), (7, "b"), (9, ""))
+    ]
+    mean, spread = over_seeds(each, slice(0, 2))
+    assert mean["forecast"] == "2 seeds of 1, mean"
+    assert (mean["crps"], mean["rmse"]) == (2.5, 2.5)
+    assert spread["mae"] == pytest.approx(1.5 * 2**0.5)
+    assert spread["width"] == 0
 
 
 def origins(past, future):

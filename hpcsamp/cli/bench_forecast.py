@@ -47,8 +47,9 @@ def forecast(
     """Compare forecasts of runs with seasonal naive, ETS, SARIMA and boosted quantiles.
 
     All of them forecast every window of a split of a series set; its windows are rolling origins.
-    Baselines are fitted once to the training part, and are not fitted again at later origins. Runs
-    in one process.
+    Baselines are fitted once to the training part, and are not fitted again at later origins. Of
+    runs that differ in their seed alone, the mean and the standard deviation of each score are
+    shown, too. Runs in one process.
 
     Examples:
 
@@ -57,6 +58,7 @@ def forecast(
         hpcsamp bench forecast data/load runs/mlp --baseline naive --json forecast.json
     """
     from hpcsamp.bench.forecast.compare import BASELINES, Options, compare
+    from hpcsamp.bench.forecast.scores import over_seeds
     from hpcsamp.calibration.quantile import check_level
     from hpcsamp.cli.output import show
     from hpcsamp.errors import UsageError
@@ -79,6 +81,8 @@ def forecast(
         for lead, leads in found.groups.items():
             rows.append({"forecast": of.name, "lead": lead, **of.over(leads)})
             rows[-1] |= {"note": of.note, "seconds": seconds} if lead == "all" else {}
+    for lead, leads in found.groups.items():
+        rows += [{"lead": lead, **row} for row in over_seeds([of for of, _ in found.found], leads)]
     show(
         f"{data}, {split}: {found.origins} origins, intervals for a coverage of {coverage:g}",
         ["forecast", "lead time", "crps", "mae", "rmse", "coverage", "width"],

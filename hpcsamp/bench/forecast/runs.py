@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,4 +48,6 @@ def of_run(
         low, high = np.moveaxis(values["interval"], 1, 0)
         note += f", conformal intervals ({facts['score']}, {facts['split']})"
     crps = np.asarray(evaluation.rows["crps"])
-    return scores(str(folder), values["target"], values["mean"], low, high, crps, note)
+    found_scores = scores(str(folder), values["target"], values["mean"], low, high, crps, note)
+    settings = posterior.config.model_dump(mode="json", exclude={"seed"})
+    return replace(found_scores, kind=json.dumps(settings, sort_keys=True))

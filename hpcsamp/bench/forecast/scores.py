@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -26,6 +29,8 @@ class Scores:
         Width of the interval.
     note
         How the distribution and the interval were found.
+    kind
+        Runs of the same kind differ in their seed alone; empty for baselines.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Scores:
     covered: np.ndarray
     width: np.ndarray
     note: str = ""
+    kind: str = ""
 
     def over(self, leads: slice) -> dict[str, float]:
         """Return the scores of several lead times together."""
@@ -87,6 +93,28 @@ def scores(
         over(unit * (high - low)),
         note,
     )
+
+
+def over_seeds(found: Sequence[Scores], leads: slice) -> list[dict[str, Any]]:
+    """Mean and standard deviation of the scores of runs that differ in their seed alone.
+
+    Returns
+    -------
+    list
+        Two rows for each kind with several runs: ``forecast`` (a title) and the scores by name. The
+        standard deviation is over seeds, with n - 1.
+    """
+    rows: list[dict[str, Any]] = []
+    for kind in dict.fromkeys(of.kind for of in found if of.kind):
+        own = [of for of in found if of.kind == kind]
+        if len(own) < 2:
+            continue
+        each = [of.over(leads) for of in own]
+        title = f"{len(own)} seeds of {own[0].name}"
+        for what, of_all in (("mean", np.mean), ("standard deviation", partial(np.std, ddof=1))):
+            scores = {key: float(of_all([one[key] for one in each])) for key in each[0]}
+            rows.append({"forecast": f"{title}, {what}", **scores})
+    return rows
 
 
 def crps_of_normal(mean: np.ndarray, std: np.ndarray, observed: np.ndarray) -> np.ndarray:
