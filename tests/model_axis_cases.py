@@ -21,8 +21,8 @@ from model_axis_grids import (
     GRIDS,
     HALF,
     RESUMED,
-    RUNS,
     RUNS_RESUMED,
+    settings_of,
     trained,
 )  # fmt: skip
 from on_ranks import on
@@ -37,7 +37,8 @@ def main() -> None:
     for grid in GRIDS:
         ranks, folder = math.prod(grid), FOLDER / named(grid)
         for name in trained(grid):
-            on(ranks, partial(TRAIN, grid=grid, settings=RUNS[name], folder=folder / name))
+            own = settings_of(name, grid)
+            on(ranks, partial(TRAIN, grid=grid, settings=own, folder=folder / name))
     for grid in GRIDS[:2]:
         folder = FOLDER / named(grid) / "bfloat16"
         on(math.prod(grid), partial(TRAIN, grid=grid, settings=HALF, folder=folder))
@@ -51,7 +52,7 @@ def main() -> None:
     for name in RUNS_RESUMED:
         folder = FOLDER / "resumed" / name
         for grid, steps in RESUMED.items():
-            settings = (*RUNS[name], f"training.steps={steps}")
+            settings = (*settings_of(name, grid), f"training.steps={steps}")
             work = partial(TRAIN, grid=grid, settings=settings, folder=folder, resume=steps > 1)
             on(math.prod(grid), work)
 

@@ -61,3 +61,11 @@ def trained(grid: tuple[int, int, int]) -> list[str]:
         return [*RUNS]
     own = {(1, 1, 2): EVALUATED, (1, 1, 4): (*ON_FOUR, "noise_and_dropout")}
     return [*own.get(grid, ("mean_field",))]
+
+
+def settings_of(name: str, grid: tuple[int, int, int]) -> tuple[str, ...]:
+    """Settings of a run on a grid. A clock would take longer than four steps to find a chunk, so
+    samples are passed one by one, on two model ranks in pairs; one grid is left to the clock.
+    """
+    chunk = {(2, 1, 2): "auto"}.get(grid, 2 if grid[2] == 2 else 1)
+    return *RUNS[name], f"method.samples_per_pass={chunk}"

@@ -31,6 +31,7 @@ blocks = 1
 [method]
 name = "mean_field"
 samples = 4
+samples_per_pass = 1
 [loss]
 name = "expected_nll"
 latitudes = "data"
