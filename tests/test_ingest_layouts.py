@@ -90,6 +90,21 @@ def test_anemoi(tmp_path, reads):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:zarr")
+def test_units_of_anemoi(tmp_path):
+    """Units are those of the store's variables_metadata."""
+    pytest.importorskip("pint", reason="hpcsamp[units] is not installed")
+    path = str(store(tmp_path / "a.zarr"))
+    source = anemoi(path, ["2t", "lsm"], ["2t"], lead=1, units=["2t=degC"], **ALL)
+    assert (source.arrays["x"].units, source.arrays["y"].units) == ("2t [degC]", "degC")
+    found, kelvin = source.read("train", 0, 11), VALUES[:, [0, 2], 0].astype(float)
+    assert np.abs(found["x"][:, 0].reshape(11, 40) - (kelvin[:-1, 0] - 273.15)).max() < 1e-4
+    assert np.array_equal(found["x"][:, 1].reshape(11, 40), kelvin[:-1, 1])  # lsm
+    assert np.abs(found["y"][:, 0].reshape(11, 40) - (kelvin[1:, 0] - 273.15)).max() < 1e-4
+    with pytest.raises(DataError, match=r"a.zarr: lsm has no unit, so it cannot be converted"):
+        anemoi(path, ["2t", "lsm"], ["2t"], units=["lsm=%"])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")
 def test_bad_anemoi(tmp_path):
     absent = {"missing_dates": ["2020-01-01T06:00:00"]}
     with pytest.raises(DataError, match="1 of 12 dates are missing, the first is 2020-01-01T06"):
@@ -180,6 +195,11 @@ def test_grib(tmp_path):
     found = source.read("train", 0, 11)
     assert np.abs(found["y"][:, 0] - values[1:].reshape(11, 5, 8)).max() < 1e-4  # packed in 24 bits
     assert source.arrays["x"].units == "K"
+    pytest.importorskip("pint", reason="hpcsamp[units] is not installed")
+    celsius = grib([tmp_path / "a.grib"], ["t"], ["t"], lead=1, units=["t=degC"], **ALL)
+    assert celsius.arrays["y"].units == "degC"
+    given = values[1:].reshape(11, 5, 8) - 273.15
+    assert np.abs(celsius.read("train", 0, 11)["y"][:, 0] - given).max() < 2e-4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.grib"]
 
 

@@ -142,6 +142,11 @@ def test_units_of_stores_are_converted_or_refused(tmp_path):
         store("c.zarr", **{"2m_temperature": "degF"})
     with pytest.raises(DataError, match="geopotential has units 'm'"):
         store("d.zarr", geopotential="m")
+    asked = ["2m_temperature=K", "geopotential=m2 s-2"]
+    era5(tmp_path / "a.zarr", every=6, units=asked)
+    line = r"--units 2m_temperature=degC: the set always has the units of ERA5: .*, 2m_temp.* \[K\]"
+    with pytest.raises(UsageError, match=line):
+        era5(tmp_path / "a.zarr", every=6, units=["2m_temperature=degC"])
     # a store of the same times and shape with other values is another set
     other = truth.copy(deep=True)
     other["2m_temperature"] += 1

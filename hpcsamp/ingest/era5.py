@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -27,6 +27,7 @@ from hpcsamp.ingest.fields import (
     UNITS,
     UPPER,
     VARIABLES,
+    check_unit,
     conversion,
     features,
     field_coordinates,
@@ -124,6 +125,10 @@ def era5(
     stop: Annotated[str | None, Asked("Last time to use, e.g. 2020-12-31.")] = None,
     every: Annotated[int, Asked("Hours between successive items.", least=1)] = 3,
     lead: Annotated[int, Asked("Hours from input to target.", least=1)] = 6,
+    units: Annotated[
+        Sequence[str],
+        Asked("Unit that a variable must have in the set; only those of ERA5.", "--units"),
+    ] = (),
     valid: Part = 0.1,
     test: Part = 0.1,
 ) -> Era5:
@@ -139,6 +144,9 @@ def era5(
         Hours between successive items.
     lead
         Hours from input to target.
+    units
+        Texts such as ``2m_temperature=K``. The set has the units of ERA5, to which those of the
+        store are converted; others are refused.
     valid, test
         Fractions of the time axis at its end; targets of a split do not reach into the next one.
 
@@ -147,7 +155,7 @@ def era5(
     DataError
         If the store cannot be opened, lacks a variable or a level, or its times are not regular.
     UsageError
-        If ``every`` or ``lead`` does not fit the time axis.
+        If ``every`` or ``lead`` does not fit the time axis, or other units are asked for.
 
     Examples
     --------
@@ -158,6 +166,8 @@ def era5(
     import xarray
 
     check_fractions({"valid": valid, "test": test})
+    for text in units:
+        check_unit(text)
     try:
         opened = xarray.open_zarr(store, chunks=None)
     except (OSError, ValueError, KeyError) as e:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcsamp.data.shard_writer import Coordinate
-from hpcsamp.errors import DataError
+from hpcsamp.errors import DataError, UsageError
 
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 """Pressure levels in hPa."""
@@ -82,6 +82,23 @@ def units_of(names: tuple[str, ...]) -> str:
     """Return the units of channels in one line."""
     seen = dict.fromkeys(name.split("@")[0] for name in names)
     return ", ".join(f"{name} [{UNITS.get(name, '1')}]" for name in seen)
+
+
+def check_unit(text: str) -> None:
+    """Refuse a unit ``VARIABLE=UNIT`` that is not that of the set.
+
+    Raises
+    ------
+    UsageError
+        If there is no such variable, or it has another unit; the message lists all.
+    """
+    name, _, unit = (part.strip() for part in text.partition("="))
+    if name in UNITS and unit in SPELLINGS[UNITS[name]]:
+        return
+    raise UsageError(
+        f"--units {text}: the set always has the units of ERA5: {units_of(tuple(UNITS))}; hpcsamp "
+        f"ingest zarr converts to others"
+    )
 
 
 def conversion(name: str, unit: str) -> tuple[float, float]:
