@@ -285,7 +285,7 @@ def stage(site: Site, name: str) -> dict[str, int]:
 
 
 def test_the_pipeline_of_the_examples(slurm, digits, tmp_path):
-    """Training, evaluation, prediction, a longer run from the best, and the report; then a look."""
+    """Training, evaluation, ensemble, prediction, a longer run from the best, and the report."""
     example = (ROOT / "jobscripts" / "campaigns" / "pipeline.toml").read_text()
     for there, here in (
         ('config = "vit-digits"', 'config = "base.toml"'),
@@ -297,12 +297,20 @@ def test_the_pipeline_of_the_examples(slurm, digits, tmp_path):
     site = Site(slurm, digits, tmp_path, example)
     told = site("submit")
     assert [s.split(":")[0] for s in told.splitlines()] == [
-        *("train", "evaluate", "predict", "longer", "report")
+        *("train", "evaluate", "ensemble", "predict", "longer", "report")
     ]
     shown = site("status", "--watch", "--every", "1")
     assert "2 points: 2 done" in shown
-    for name in ("evaluate", "predict", "longer", "report"):
+    for name in ("evaluate", "ensemble", "predict", "longer", "report"):
         assert stage(site, name) == {"done": 2 if name in ("evaluate", "predict") else 1}, shown
+    stages = site.folder / "stages"
+    [path] = (stages / "ensemble" / "points").glob("*/ensemble.json")
+    mixture = json.loads(path.read_text())
+    paths = [stages / "evaluate" / "points" / site.name(n) / "test.json" for n in (1, 2)]
+    each = [json.loads(path.read_text()) for path in paths]
+    assert [run["run"] for run in mixture["runs"]] == [e["run"] for e in each]
+    nll = [e["metrics"]["nll"] for e in each]
+    assert 0 < mixture["metrics"]["nll"] < sum(nll) / 2  # -log is convex
     [page] = (site.folder / "stages" / "report" / "points").glob("*/report/index.html")
     [longer] = (site.folder / "stages" / "longer" / "points").iterdir()
     assert longer.name in page.read_text() or str(longer) in page.read_text()
