@@ -72,6 +72,7 @@ def test_metrics_of_several_series_are_in_their_units(run):
     error = found["mean"].values - truth
     by, total = plain["series"], plain["metrics"]
     assert (by["labels"], plain["units"]) == (["a", "b"], {})
+    assert found["series"].attrs["long_name"] == "0: a, 1: b"
     for k in range(2):
         own = error[of == k]
         assert by["rmse"][k] == pytest.approx(np.sqrt((own**2).mean()), rel=1e-6)

@@ -11,6 +11,9 @@ from hpcsamp.tasks.base import Task
 from hpcsamp.tasks.layout import ITEM, FileLayout, FileVariable
 from hpcsamp.tasks.views import View
 
+NAMED = 200
+"""Largest number of series that are named in the description of their index."""
+
 
 def layout(
     task: Task,
@@ -37,8 +40,11 @@ def layout(
             (ITEM,), "<i8", "", "position in the split", np.arange(count, dtype="<i8")
         )
     }
+    of = view.units.series
+    names = () if of is None else of.names[:NAMED]
+    described = {"series": ", ".join(f"{k}: {name}" for k, name in enumerate(names))}
     known = {
-        name: FileVariable((ITEM,), "<f8", unit, "", v)
+        name: FileVariable((ITEM,), "<f8", unit, described.get(name, ""), v)
         for name, (v, unit) in view.coordinates.per_item.items()
     }
     axes, made = task.variables(view, dtype=dtype, levels=quantiles, samples=samples, values=values)
