@@ -7,6 +7,7 @@ Its entries of shards (counts, sizes, uid) are compared with the shards when a d
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -361,7 +362,10 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = Path(folder) / NAME
     if not path.is_file():
         reason = "no such folder" if not Path(folder).is_dir() else f"no file {NAME}"
-        raise DataError(f"{folder} is not a dataset ({reason}); make one with hpcsamp ingest")
+        raise DataError(
+            f"{folder} is not a dataset ({reason}); make one with hpcsamp ingest KIND --out "
+            f"{shlex.quote(str(folder))}"
+        )
     table = text.read_json(path, unsealed=lambda table: table.get("schema_version") == SCHEMAS[0])
     try:
         return Manifest.model_validate(table)
