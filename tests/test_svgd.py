@@ -213,11 +213,15 @@ def test_further_inputs_differ_between_steps_and_must_fit(tmp_path):
         (1, tmp_path / "bad.npy", "bad.npy"),
     ):
         with pytest.raises(UsageError, match=words):
-            FurtherInputs(count, file and str(file), 1)
+            _ = FurtherInputs(count, file and str(file), 1).table
     with pytest.raises(UsageError, match=r"rows of shape \(2,\), but an input .* has \(3,\)"):
         FurtherInputs(1, str(path), 1).draw(0, torch.zeros(1, 3))
     with pytest.raises(UsageError, match=r"inputs have the type torch\.int64"):
         drawn.draw(0, like.long())
+    elsewhere = {"flow": "wasserstein", "space": "function", "space_inputs": 2}
+    predicts = SVGD(linear, 3, **elsewhere, space_table=str(tmp_path / "no.npy"))
+    with pytest.raises(UsageError, match=r"no\.npy"):
+        predicts.begin(N, 1, 1)
     with pytest.raises(UsageError, match=r"method\.space = 'weights'; set it to 'function'"):
         SVGD(linear, 3, space_inputs=2)
 

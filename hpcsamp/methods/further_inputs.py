@@ -7,6 +7,8 @@ Each step has inputs of its own, drawn by (seed, step): rows of a table, or stan
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ class FurtherInputs:
     Raises
     ------
     UsageError
-        If there are fewer than 0 inputs, or the table cannot be read.
+        If there are fewer than 0 inputs, or a table without a number of inputs.
     """
 
     def __init__(self, count: int, table: str | None, seed: int) -> None:
@@ -43,18 +45,29 @@ class FurtherInputs:
                 f"in a step"
             )
         self.count, self.seed, self.path = count, seed, table
-        self._table: np.ndarray | None = None
-        if table is not None:
-            try:
-                self._table = np.load(table, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as e:
-                raise UsageError(f"method.space_table = {table!r}: {e}") from e
-            shape = getattr(self._table, "shape", None)  # an .npz file has none
-            if not shape or shape[0] < count:
-                raise UsageError(
-                    f"method.space_table = {table!r} must be an array of at least "
-                    f"method.space_inputs = {count} rows; its shape is {shape}"
-                )
+
+    @cached_property
+    def table(self) -> np.ndarray | None:
+        """The table, which is read in training only; None if there is none.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be read, or has too few rows.
+        """
+        if self.path is None:
+            return None
+        try:
+            found: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as e:
+            raise UsageError(f"method.space_table = {self.path!r}: {e}") from e
+        shape = getattr(found, "shape", None)  # an .npz file has none
+        if not shape or shape[0] < self.count:
+            raise UsageError(
+                f"method.space_table = {self.path!r} must be an array of at least "
+                f"method.space_inputs = {self.count} rows; its shape is {shape}"
+            )
+        return found
 
     def draw(self, step: int, like: Tensor) -> Tensor:
         """Return the ``(count, ...)`` inputs of a step, with shape and type of a batch ``like``.
@@ -67,14 +80,14 @@ class FurtherInputs:
         if not isinstance(like, Tensor):
             raise UsageError("method.space_inputs: the network must have a single input")
         generator, shape = numpy_generator(self.seed, Purpose.SPACE, step), tuple(like.shape[1:])
-        if self._table is not None:
-            if self._table.shape[1:] != shape:
+        if self.table is not None:
+            if self.table.shape[1:] != shape:
                 raise UsageError(
                     f"method.space_table = {self.path!r} has rows of shape "
-                    f"{self._table.shape[1:]}, but an input of the network has {shape}"
+                    f"{self.table.shape[1:]}, but an input of the network has {shape}"
                 )
-            rows = np.sort(generator.choice(len(self._table), self.count, replace=False))
-            found = np.array(self._table[rows])
+            rows = np.sort(generator.choice(len(self.table), self.count, replace=False))
+            found = np.array(self.table[rows])
         elif like.is_floating_point():
             found = generator.standard_normal((self.count, *shape))
         else:

@@ -45,14 +45,15 @@ def fitted(
     """
     learned = [(a, b, prior) for a, b, prior in spans if isinstance(prior, Learned)]
     rows = {prior: row for row, prior in enumerate(dict.fromkeys(prior for *_, prior in learned))}
-    sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=mean.device)
-    for own, prior in blocks(section(learned, first, first + len(mean), first)):
-        squares = (mean[own] - prior.mean).square_() + (2 * log_std[own]).exp_()
-        sums[rows[prior], 0] += squares.sum(dtype=torch.float64)
-        sums[rows[prior], 1] += len(squares)
-    if rows:
+    log_stds: list[float] = []
+    if rows:  # else a GPU is not waited for
+        sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=mean.device)
+        for own, prior in blocks(section(learned, first, first + len(mean), first)):
+            squares = (mean[own] - prior.mean).square_() + (2 * log_std[own]).exp_()
+            sums[rows[prior], 0] += squares.sum(dtype=torch.float64)
+            sums[rows[prior], 1] += len(squares)
         sum_(sums)
-    log_stds = (sums[:, 0] / sums[:, 1]).log().mul(0.5).tolist()
+        log_stds = (sums[:, 0] / sums[:, 1]).log().mul(0.5).tolist()
     return [
         (a, b, (prior.mean, log_stds[rows[prior]]) if isinstance(prior, Learned) else prior)
         for a, b, prior in spans

@@ -151,6 +151,7 @@ class SVGD(Members):
     def begin(self, items: int, steps: int, steps_per_epoch: int) -> None:
         """See :meth:`Method.begin`; the repulsion is divided by the number of items."""
         self._items = items
+        _ = self._further.table  # fails before the first step
 
     def check_loss(self, name: str, linear: bool) -> None:
         """See :meth:`Method.check_loss`: each particle needs the gradient of its own posterior."""
