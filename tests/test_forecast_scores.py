@@ -53,8 +53,28 @@ def test_means_are_over_observed_points():
     assert of["rmse_climatology"] == pytest.approx(climatology, rel=1e-12)
     brier = ((members > mean + std).mean(0) - (observed > mean + std)) ** 2
     assert of["brier"] == pytest.approx(over(brier, known), rel=1e-12)
-    assert found["rank_histogram"].sum() == pytest.approx(1, rel=1e-12)
-    assert found["reliability"]["weight"].sum() == pytest.approx(1, rel=1e-12)
+    plain = abs(members - observed).mean(0) - pairs * (M - 1) / M
+    almost = 0.95 * over(crps) + 0.05 * over(plain)
+    assert of["crps_almost_fair"] == pytest.approx(almost, rel=1e-12)
+    miss = observed - np.quantile(members, 0.05, axis=0)
+    pinball = over(np.where(miss > 0, 0.05, -0.95) * miss)
+    assert of["pinball_0.05"] == pytest.approx(pinball, rel=1e-12)
+    tropics = found["regions"]["tropics"]
+    inside = AREAS[1][:, None] * seen
+    assert 0 < (AREAS[1] > 0).sum() < H
+    bias = over(centre - observed, inside)
+    assert float(tropics["bias"][0, 0]) == pytest.approx(bias, rel=1e-12)
+    ranks = [over((members < observed).sum(0) == rank) for rank in range(M + 1)]
+    np.testing.assert_allclose(found["rank_histogram"][0, 0], ranks, rtol=1e-12)
+    number, event = (members > mean + std).sum(0), observed > mean + std
+    bins = [known * (number == k) for k in range(M + 1)]
+    weights, hits = ([(b * w).sum() for b in bins] for w in (1, event))
+    reliability = {name: v.squeeze() for name, v in found["reliability"].items()}
+    np.testing.assert_allclose(reliability["forecast"], np.arange(M + 1) / M)
+    np.testing.assert_allclose(reliability["weight"], weights / known.sum(), rtol=1e-12)
+    with np.errstate(invalid="ignore"):
+        observed_share = np.divide(hits, weights)
+    np.testing.assert_allclose(reliability["observed"], observed_share, rtol=1e-12)
 
     item = np.delete(np.arange(N), 1)
     square = np.asarray([over((centre - observed)[i] ** 2, weight[i]) for i in item])
