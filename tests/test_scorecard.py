@@ -97,7 +97,7 @@ def test_the_page_of_two_runs_and_of_one(runs, tmp_path):
     ("changes", "message"),
     [
         ({"variables": NAMES[::-1]}, "variables differ: '2m_temperature' and 'geopotential@500'"),
-        ({"lead_time": [6.0, 12.0, 18.0]}, "lead times in hours differ: 5 and 4"),
+        ({"lead_time": [6.0, 12.0, 18.0]}, "lead times in hours differ: there are 4 and 3"),
         ({"dataset_uid": "b"}, "the dataset is a and b"),
         ({"items": 7}, "number of items is 5 and 7"),
     ],

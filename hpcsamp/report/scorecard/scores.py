@@ -98,8 +98,8 @@ def check_comparable(first: Forecast, second: Forecast) -> None:
     for what, one, two in (
         ("variables", a["variables"], b["variables"]),
         ("units", a["units"], b["units"]),
-        (f"lead times in {a['lead_unit']}", [a["lead_unit"], *a["lead_time"]],
-         [b["lead_unit"], *b["lead_time"]]),
+        ("the unit of lead times", a["lead_unit"], b["lead_unit"]),
+        (f"lead times in {a['lead_unit']}", a["lead_time"], b["lead_time"]),
         ("the dataset", first.table["dataset_uid"], second.table["dataset_uid"]),
         ("the number of items", first.table["items"], second.table["items"]),
     ):  # fmt: skip
@@ -114,7 +114,7 @@ def _difference(one: Any, two: Any) -> str:
     if not isinstance(one, list):
         return f"is {one} and {two}"
     if len(one) != len(two):
-        return f"differ: {len(one)} and {len(two)}"
+        return f"differ: there are {len(one)} and {len(two)}"
     a, b = next((a, b) for a, b in zip(one, two, strict=True) if a != b)
     return f"differ: {a!r} and {b!r}"
 
