@@ -16,6 +16,9 @@ from hpcsamp.bench.forecast.state_space import ahead, check_statsmodels, normal_
 START = (0.2, 0.01, 0.1, 0.95, 0.1)
 """Where the fit begins: smoothing of level, trend and season, damping, and variance of errors."""
 
+ITERATIONS = 500
+"""Most iterations of the optimiser."""
+
 
 def ets(
     train: Origins, before: list[Origins], test: Origins, season: int, steps: int, coverage: float
@@ -74,6 +77,8 @@ def fit(values: np.ndarray, season: int) -> Fitted:
     mean, std = float(np.nanmean(values)), float(np.nanstd(values)) or 1.0
     z = (values - mean) / std
     first = z[: 2 * season]
+    from statsmodels.tsa.statespace import exponential_smoothing  # noqa: F401 (it sets filters)
+
     table = first[: len(first) // season * season].reshape(-1, season)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # empty means, and convergence to within a tolerance
@@ -85,7 +90,7 @@ def fit(values: np.ndarray, season: int) -> Fitted:
             "initial_trend": 0.0,
             "initial_seasonal": pattern[::-1].copy(),  # the latest place of the season first
         }
-        found = _model(z, initial).fit(start_params=START, disp=False, maxiter=50)
+        found = _model(z, initial).fit(start_params=START, disp=False, maxiter=ITERATIONS)
     return Fitted(np.asarray(found.params), initial, mean, std)
 
 
