@@ -30,6 +30,10 @@ def command(arguments):
         sys.stdout.write(json.dumps(seen))
         sys.stderr.write("err")
         sys.exit(7)
+    if arguments[0] == "place":
+        own = os.getpgid(0) == os.getpid()
+        sys.stdout.write(json.dumps([[*os.sched_getaffinity(0)], os.nice(0), own]))
+        sys.exit()
     if arguments[0] == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
     signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))
@@ -119,6 +123,18 @@ def test_a_command_has_the_files_folder_environment_and_end_of_its_client(served
     second.kill()  # nobody waits for it any longer
     assert gone(process)
     assert second.wait() == -signal.SIGKILL
+
+
+def test_a_command_has_the_cores_and_the_priority_of_its_client(served):
+    core, nice = max(os.sched_getaffinity(0)), os.nice(0) + 3
+
+    def place() -> None:
+        os.sched_setaffinity(0, [core])
+        os.nice(3)
+
+    process = served.start("place", stdout=subprocess.PIPE, preexec_fn=place)
+    assert json.loads(process.communicate(timeout=patient(30))[0]) == [[core], nice, True]
+    assert process.returncode == 0
 
 
 def test_without_a_server_commands_start_by_themselves(served, tmp_path):

@@ -1,8 +1,9 @@
 """Run a command in a process that a server forks: ``python -I -S client.py SOCKET COMMAND ...``.
 
-The process has the arguments, standard files, folder and environment of this one. It gets the
-signals that this one gets, and this one ends as it does. If the server does not answer or refuses,
-the command is run here. Only the standard library is imported, to start in milliseconds.
+The process has the arguments, standard files, folder, environment, cores and priority of this one,
+and a process group of its own. It gets the signals that this one gets, and this one ends as it
+does. If the server does not answer or refuses, the command is run here. Only the standard library
+is imported, to start in milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ def main() -> None:
     """Ask for a process and wait for its end."""
     path, *command = sys.argv[1:]
     here = os.getcwd()  # noqa: PTH109 - importing pathlib takes longer than all of this
-    asked = {"arguments": command[1:], "cwd": here, "environment": dict(os.environ)}
+    asked = {
+        "arguments": command[1:],
+        "cwd": here,
+        "environment": dict(os.environ),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "priority": os.getpriority(os.PRIO_PROCESS, 0),
+    }
     usual = {number: signal.getsignal(number) for number in FORWARDED}
     process = 0
     early: list[int] = []

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,12 +29,27 @@ from hpcsamp.processes import started
 from hpcsamp.serving import client
 
 SOCKET, READY = "socket", "ready"
-_OF_PYTHON = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "LD_", "KMP_", "LANG", "LC_")
+_OF_PYTHON = (
+    "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "TORCH", "LD_", "MALLOC_", "GLIBC_",
+    "LANG", "LC_",
+)  # fmt: skip
 _OF_MPI = ("mpi4py.MPI", "horovod.torch", "h5py")
 
 
-def serve(folder: Path, owner: int) -> list[str]:
+def serve(
+    folder: Path, owner: int, serves: Callable[[list[str]], bool] = lambda arguments: True
+) -> list[str]:
     """Fork processes until the owner has ended; the folder is removed then.
+
+    Parameters
+    ----------
+    folder
+        An empty folder, for the socket and the line that says how a command is run.
+    owner
+        Id of the process with which the server ends.
+    serves
+        Whether a forked process can do what a command's arguments ask for; if not, the command
+        starts by itself.
 
     Returns
     -------
@@ -49,7 +64,7 @@ def serve(folder: Path, owner: int) -> list[str]:
     early = [name for name in _OF_MPI if name in sys.modules]
     if early or threading.active_count() > 1:
         raise HpcsampError(f"no process can be forked after {', '.join(early) or 'a thread'}")
-    return Server(folder, owner).run()
+    return Server(folder, owner, serves).run()
 
 
 def leave(code: Any) -> NoReturn:
@@ -69,14 +84,16 @@ def leave(code: Any) -> NoReturn:
         sys.stderr.flush()
     except OSError:
         sys.exit(code)
-    os._exit(code)
+    if code is not None and not isinstance(code, int):
+        sys.exit(code)  # a message, which Python prints
+    os._exit(code or 0)
 
 
 class Server:
     """Listens in a folder and forks; see :func:`serve`."""
 
-    def __init__(self, folder: Path, owner: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, owner: int, serves: Callable[[list[str]], bool]) -> None:
+        self.folder, self.serves = folder, serves
         self.owner, self.began = owner, started(owner)
         self.environment, self.cwd = _of_python(os.environ), str(Path.cwd())
         self.clients: dict[int, socket.socket] = {}
@@ -94,6 +111,7 @@ class Server:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake)
+        gc.collect()
         gc.freeze()  # a collection would copy the pages that all processes share
         write_whole(self.folder / READY, self._line())
         while self.clients or (self.began and started(self.owner) == self.began):
@@ -125,9 +143,9 @@ class Server:
         """Fork a process for a client; return its arguments in the process."""
         connection, _ = self.listener.accept()
         asked, files = _received(connection)
-        if asked is None or _of_python(asked["environment"]) != self.environment:
+        if asked is None or not self._as_started(asked):
             with suppress(OSError):
-                connection.sendall(b"0\n")  # it would have imported something else
+                connection.sendall(b"0\n")
             connection.close()
             process = 0
         else:
@@ -143,12 +161,21 @@ class Server:
             os.close(file)
         return None
 
+    def _as_started(self, asked: Mapping[str, Any]) -> bool:
+        """Whether a forked process is what Python starts: with other variables it would not be."""
+        same = _of_python(asked["environment"]) == self.environment
+        return same and self.serves(asked["arguments"])
+
     def _become(self, asked: Mapping[str, Any], files: list[int]) -> None:
-        """Take files, folder, environment and arguments; end with the server if it is killed."""
+        """Take what belongs to the command; end with the server if it is killed."""
         server = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != server:
             os._exit(1)
+        os.setpgid(0, 0)  # a signal to its own group must not reach the server
+        os.sched_setaffinity(0, asked["cores"])
+        with suppress(PermissionError):  # only root may take a priority above that of the server
+            os.setpriority(os.PRIO_PROCESS, 0, asked["priority"])
         for connection in (self.listener, *self.clients.values()):
             connection.close()
         for stream, file in enumerate(files):
@@ -161,6 +188,8 @@ class Server:
         os.environ.clear()
         os.environ.update(asked["environment"])
         os.chdir(asked["cwd"])
+        if "numpy" in sys.modules:  # its own generator would be the same in all processes
+            sys.modules["numpy"].random.seed()
         sys.argv = [sys.argv[0], *asked["arguments"]]
         if sys.path[0] == self.cwd:  # as python -m has it
             sys.path[0] = asked["cwd"]
