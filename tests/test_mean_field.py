@@ -237,4 +237,4 @@ def test_a_fused_optimiser_changes_the_next_draw(x):
     assert torch.allclose(method.draw(1, range(1))[0], by_formula, rtol=1e-14)
     with method.accumulating() as accumulator:
         method(x, samples=range(1), step=1)
-        assert torch.allclose(accumulator._buffers[1][0], by_formula, rtol=1e-14)
+        assert torch.allclose(accumulator._drawn[0][0], by_formula, rtol=1e-14)

@@ -7,7 +7,7 @@ import sys
 from hpcsamp.collectives.base import Alone, Collectives
 from hpcsamp.collectives.distribute import distribute, early_of, transport_of
 from hpcsamp.collectives.early import EarlySums
-from hpcsamp.collectives.flat import FlatGradient
+from hpcsamp.collectives.flat import FlatGradient, in_one
 from hpcsamp.collectives.groups import Divided, Group
 from hpcsamp.collectives.horovod import SMALL, HorovodCollectives
 from hpcsamp.collectives.mpi import MpiCollectives
@@ -33,6 +33,7 @@ __all__ = [
     "choose",
     "distribute",
     "early_of",
+    "in_one",
     "transport_of",
     "updates_of",
 ]

@@ -60,12 +60,12 @@ class GradientExchange:
         self.clip, self.updates, self.compare_every = clip, updates, compare_every
         self.retired = False
         self.own = ids(parameters_of(optimizer))
-        self.gradient = FlatGradient(updates.parameters)
+        several = buckets > 1 and collectives.size("replicas") > 1
+        self.gradient = FlatGradient(updates.parameters, kept=several or not method.sums_in_one)
         self.replicas = Replicas(
             self.gradient.parameters, method, optimizer, collectives, compare_every
         )
         self.apart = Apart(method, collectives)
-        several = buckets > 1 and collectives.size("replicas") > 1
         self.early: EarlyExchange | None = None
         self._units: dict[int, int] = {}  # of each parameter, if it is exchanged in buckets
         if several and method.early():
@@ -127,8 +127,7 @@ class GradientExchange:
                 self.zero()
                 self._open = True
                 return
-            self._held = self.gradient.collect().clone()
-            self.gradient.flat.zero_()
+            self._held = self.gradient.take()
 
     def _wrote(self, p: nn.Parameter) -> None:
         self._written = True
@@ -147,15 +146,13 @@ class GradientExchange:
         if self._written or self._delivered:
             self._exchange()
         elif self._held is not None:  # torch.autograd.grad leaves .grad alone
-            self.gradient.flat.copy_(self._held)
+            self.gradient.put_back(self._held)
             self._held = None
 
     def _exchange(self) -> None:
         """Convert this rank's gradient to that of all ranks and add it to the earlier one."""
-        c, flat = self.collectives, self.gradient.flat
-        trouble = self._trouble()
-        if trouble is None:
-            self.gradient.collect()
+        c, trouble = self.collectives, self._trouble()
+        flat = self.gradient.collect() if trouble is None else self.gradient.flat
         early, self._delivered = self._delivered, []
         own = self._written or not early  # whether there is a gradient that was not summed early
         finite = [sums.finite for sums, _ in early]
@@ -292,7 +289,7 @@ class GradientExchange:
 
     def _trouble(self) -> UsageError | None:
         """Return an error if parameters were changed in a way that would lose gradients."""
-        kind, flat = type(self.optimizer).__name__, self.gradient.flat
+        kind, gradient = type(self.optimizer).__name__, self.gradient
         if ids(parameters_of(self.optimizer)) != self.own:
             return UsageError(
                 f"the parameters of {kind} have changed since hs.distribute(): add parameter "
@@ -305,9 +302,10 @@ class GradientExchange:
                 "unfrozen since hs.distribute(); create and distribute a new optimiser after that"
             )
         for p in self.gradient.parameters:
-            if (p.dtype.to_real(), p.device) != (flat.dtype, flat.device):
+            if (p.dtype.to_real(), p.device) != (gradient.dtype, gradient.device):
                 return UsageError(
-                    f"the method was {flat.dtype} on {flat.device} when hs.distribute() was called "
-                    f"and is {p.dtype} on {p.device} now: convert it before creating its optimiser"
+                    f"the method was {gradient.dtype} on {gradient.device} when hs.distribute() "
+                    f"was called and is {p.dtype} on {p.device} now: convert it before creating "
+                    f"its optimiser"
                 )
         return self.updates.trouble()

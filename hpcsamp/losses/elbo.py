@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import torch
@@ -254,13 +255,18 @@ class ELBO:
             penalty = self._penalty(method, factor)
             early = exchange.begin(penalty)
             penalty = penalty.detach()
-        data = LossEvaluation(
+        own_penalty = penalty is None and not self.data_loss.joint
+        evaluation = LossEvaluation(
             self.data_loss, c, self.exact, method, x, stacked, index, undo, items, own_samples,
             samples, step, ratio, self.accumulate, self.graphs, early=early,
             leads=1 if leads is None else leads.shape[1],
-        ).value(self.memory)  # fmt: skip
+            penalise=partial(self._penalise, method, factor) if own_penalty else None,
+        )  # fmt: skip
+        data = evaluation.value(self.memory)
         # After the data term: the backward pass begins with the term that was evaluated last, so
         # the gradient of a layer is complete when the data term has passed through the layer.
+        if penalty is None:
+            penalty = evaluation.penalty
         if penalty is None:
             penalty = self._penalty(method, factor)
         if whole and c.sample_size > 1:
@@ -281,6 +287,15 @@ class ELBO:
         part = method.placement.penalty_share(c.sample_rank, c.sample_size)
         with here.part("penalty"):
             return c.sum_over_model(method.penalty(*part) * (factor / self.items))
+
+    def _penalise(
+        self, method: Method, factor: float, gradients: list[Tensor | None]
+    ) -> Tensor | None:
+        """Add the gradient of this rank's share of the penalty, and return it; None if neither."""
+        c, factor = self.collectives, factor / self.items
+        part = method.placement.penalty_share(c.sample_rank, c.sample_size)
+        value = method.add_penalty(gradients, factor, *part)
+        return None if value is None else c.sum_over_model(value * factor)
 
     def check_method(self, method: Method) -> None:
         """Check that the steps of a method can be captured, or exchanged in buckets, as asked for.

@@ -64,6 +64,10 @@ class LossEvaluation:
         for losses each lead time is an item of its own.
     early
         Exchanges the gradient under the last backward pass; None: it is exchanged later.
+    penalise
+        Adds the gradient of the penalty to that of the data term, see :meth:`Method.add_penalty`.
+    penalty
+        The penalty whose gradient was added; None if it was not.
     """
 
     loss: DataLoss
@@ -83,6 +87,8 @@ class LossEvaluation:
     graphs: Graphs | None = None
     leads: int = 1
     early: EarlySums | None = None
+    penalise: Callable[[list[Tensor | None]], Tensor | None] | None = None
+    penalty: Tensor | None = None
 
     def value(self, memory: Memory) -> Tensor:
         """Return a scalar that supports ``backward()``."""
@@ -113,8 +119,15 @@ class LossEvaluation:
             self.accumulate == 1 or type(self.loss).of_step is DataLoss.of_step  # mean over items
         ):
             evaluate = self._keep_parts
-        deferred: Tensor = Deferred.apply(evaluate, *leaves)
+        deferred: Tensor = Deferred.apply(partial(self._penalised, evaluate), *leaves)
         return deferred
+
+    def _penalised(self, evaluate: Evaluate) -> tuple[Tensor, list[Tensor | None]]:
+        value, gradients = evaluate()
+        if self.penalise is not None:
+            with here.part("penalty"):
+                self.penalty = self.penalise(gradients)
+        return value, gradients
 
     def _values(self) -> AbstractContextManager[None]:
         """Context that defines whether this rank holds all values of the outputs."""

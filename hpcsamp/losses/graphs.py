@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from hpcsamp.collectives import Collectives, early_of
+from hpcsamp.collectives import Collectives, early_of, in_one
 from hpcsamp.errors import UsageError
 from hpcsamp.methods import Method
 from hpcsamp.methods.failing import line_of
@@ -188,7 +188,11 @@ class Captured:
         self._body.load(step)
         self._graph.replay()
         value, gradients = self._found
-        return value.clone(), [None if g is None else g.clone() for g in gradients]
+        whole = in_one(gradients)
+        if whole is None:
+            return value.clone(), [None if g is None else g.clone() for g in gradients]
+        sizes = [g.numel() for g in gradients if g is not None]
+        return value.clone(), list(whole.clone().split(sizes))
 
 
 def _refusal(why: str) -> UsageError:

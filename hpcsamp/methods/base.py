@@ -59,6 +59,8 @@ class Method(Shareable):
     #: the device, from which all draws follow, and no pass makes the host wait. Not inherited, like
     #: ``in_parts``.
     captures: ClassVar[bool] = False
+    #: Whether its accumulator sums all gradients, in the order of the parameters, in one tensor.
+    sums_in_one: bool = False
     #: Whether training draws weight noise, which a resumed run must draw in the same form.
     trains_with_noise: bool = True
     #: Whether :meth:`direct` changes gradients before a step.
@@ -255,6 +257,28 @@ class Method(Shareable):
 
         The shares add up to the whole term, in value and gradient (design law 2).
         """
+
+    def add_penalty(
+        self, gradients: list[Tensor | None], factor: float, part: int = 0, parts: int = 1
+    ) -> Tensor | None:
+        """Add ``factor`` times the gradients of :meth:`penalty` to some sums, in place.
+
+        This needs no memory for the gradients of the penalty.
+
+        Parameters
+        ----------
+        gradients
+            Sums for the trained parameters in their order; None is 0, and may be replaced.
+        part, parts
+            As in :meth:`penalty`.
+
+        Returns
+        -------
+        Tensor or None
+            The penalty, a scalar without gradient; None, without any change, if this is left to
+            autograd.
+        """
+        return None
 
     def penalties(self) -> dict[str, tuple[int, float]]:
         """Return the number of weights and the whole penalty in nats of each random variable."""

@@ -116,6 +116,7 @@ class ItemNoise(MeanField):
 
     #: Whether layers need ``noise`` in the shape of the weights.
     weight_noise = True
+    sums_in_one = False
     _layers: dict[nn.Module, NoisyLayer] | None = None
     _values: dict[str, Any]
     _now: Draw | None = None

@@ -23,9 +23,10 @@ from hpcsamp.grid import share
 from hpcsamp.methods.accumulate import Accumulator
 from hpcsamp.methods.flat_sums import FlatAccumulator
 from hpcsamp.methods.gathering import GatheredAccumulator
+from hpcsamp.methods.late_reads import LateReads
 from hpcsamp.methods.made_up import Drawn, Trial
 from hpcsamp.methods.mean_shares import MeanShares
-from hpcsamp.methods.normal import Divergence, LogRatio, NormalDraw, section
+from hpcsamp.methods.normal import Divergence, LogRatio, NormalDraw, Span, add_divergence, section
 from hpcsamp.methods.priors import Kind, chosen_variables, normal_prior, usual_prior
 from hpcsamp.methods.sharing import Drawing
 from hpcsamp.streams import Purpose
@@ -88,6 +89,7 @@ class MeanField(MeanShares):
     draws_weights = True
     in_parts = True
     captures = True
+    sums_in_one = True
     #: Whether its gradient is that of :class:`FlatAccumulator`; declared by each class itself.
     sums_early: ClassVar[bool] = True
 
@@ -129,6 +131,7 @@ class MeanField(MeanShares):
         #: Variables whose prior is known only by its log density.
         self._others = [v for v in found.random.variables if isinstance(v.prior, Density)]
         self._accumulator: FlatAccumulator | None = None
+        self._reads = LateReads()
         self._link()
 
     @property
@@ -176,14 +179,13 @@ class MeanField(MeanShares):
                 yield from self._sharing.draws(self.mean, self.log_std, self.fixed, step, count)
             return
         layout, shared, accumulator = self.variables.random, self._fixed_views(), self._accumulator
-        # once for all chunks; an accumulator has its own, and a kept draw needs none
+        # once for all chunks; an accumulator needs none, nor does a kept draw
         std = self.std() if accumulator is None and self._kept is None else None
 
         def draw(chunk: range) -> Drawn:
             if accumulator is None:
                 return layout.named(self.draw(step, chunk, std)), shared
-            noise = accumulator.noise(len(chunk))
-            return accumulator.draw(self.noise(step, chunk, noise)), shared
+            return accumulator.draw(len(chunk), partial(self.noise, step, chunk)), shared
 
         yield draw
 
@@ -256,8 +258,9 @@ class MeanField(MeanShares):
             finally:
                 self._sharing.accumulator = None
             return
+        reads = LateReads(known=True) if self.compiled else self._reads
         self._accumulator = FlatAccumulator(
-            self.mean, self.log_std, self.std(), self.fixed, self.variables.random
+            self.mean, self.log_std, self.fixed, self.variables.random, reads
         )
         try:
             yield self._accumulator
@@ -298,11 +301,30 @@ class MeanField(MeanShares):
                 f"{v.name} has the prior {getattr(v.prior, 'name', '')}, whose KL has no closed "
                 f'form: set loss.kl = "monte_carlo"'
             )
-        own = share(self.mean.numel(), parts, part)
-        first = self._start
-        spans = section(self._normal_spans(), first + own.start, first + own.stop, first)
+        spans = self._spans_of(part, parts)
         value: Tensor = Divergence.apply(self.mean, self.log_std, spans, torch.is_grad_enabled())
         return value
+
+    def add_penalty(
+        self, gradients: list[Tensor | None], factor: float, part: int = 0, parts: int = 1
+    ) -> Tensor | None:
+        """See :meth:`Method.add_penalty`."""
+        if self._others or type(self).penalty is not MeanField.penalty:
+            return None
+        trained = [p for p in self.parameters() if p.requires_grad]
+        sums: dict[int, Tensor] = {}
+        for i, p in enumerate(trained):
+            if p is self.mean or p is self.log_std:
+                total = gradients[i]
+                sums[id(p)] = gradients[i] = torch.zeros_like(p) if total is None else total
+        both = sums.get(id(self.mean)), sums.get(id(self.log_std))
+        return add_divergence(self.mean, self.log_std, self._spans_of(part, parts), both, factor)
+
+    def _spans_of(self, part: int, parts: int) -> list[Span]:
+        """Return the spans of one of ``parts`` shares of the weights that this rank holds."""
+        own = share(self.mean.numel(), parts, part)
+        first = self._start
+        return section(self._normal_spans(), first + own.start, first + own.stop, first)
 
     def penalties(self) -> dict[str, tuple[int, float]]:
         """Number of weights and closed-form KL of each variable; see :meth:`Method.penalties`."""

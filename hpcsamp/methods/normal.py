@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: Number of elements that elementwise chains process at once, so that temporaries fit the cache.
 BLOCK = 1 << 17
+#: The same on a GPU, where a block costs kernel launches, and temporaries only memory.
+GPU_BLOCK = 1 << 22
 
 Prior = tuple[float, float] | None
 Span = tuple[int, int, Prior]
@@ -52,8 +54,6 @@ class Divergence(torch.autograd.Function):
 
     torch_blue's divergences: for a prior ``N(m, v^2)``, per weight
     ``log(v / std) + (std^2 + (mean - m)^2) / (2 v^2) - 1/2``, for a flat prior ``-log_std - 1/2``.
-    Value and gradients are computed together, block by block in the cache, in the memory of the
-    gradients.
     """
 
     @staticmethod
@@ -64,16 +64,8 @@ class Divergence(torch.autograd.Function):
 
         ``wanted``: whether gradients are needed.
         """
-        whole = sum(stop - start for start, stop, _ in spans) == len(mean)
-        make = torch.empty_like if whole else torch.zeros_like
-        d_mean, d_log_std = make(mean), make(log_std)
-        values = [
-            _divergence(mean[block], log_std[block], prior, d_mean[block], d_log_std[block])
-            for block, prior in blocks(spans)
-        ]
-        ctx.gradients = (d_mean, d_log_std) if wanted else None
-        total = sum(values[1:], values[0]) if values else mean.new_zeros(())
-        return total.to(mean.dtype)
+        ctx.gradients = (torch.zeros_like(mean), torch.zeros_like(log_std)) if wanted else None
+        return add_divergence(mean, log_std, spans, ctx.gradients or (None, None))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -139,11 +131,40 @@ class LogRatio(torch.autograd.Function):
         return d_mean, d_log_std.sub_(sum(upstream)), None, None, None
 
 
-def blocks(spans: Iterable[tuple[int, int, T]]) -> Iterator[tuple[slice, T]]:
+@torch.no_grad()
+def add_divergence(
+    mean: Tensor,
+    log_std: Tensor,
+    spans: Sequence[Span],
+    sums: tuple[Tensor | None, Tensor | None],
+    factor: float = 1.0,
+) -> Tensor:
+    """Return the :class:`Divergence`, and add ``factor`` times its gradients to ``(n,)`` sums.
+
+    Value and gradients are computed together, block by block in the cache. ``sums`` are those of
+    ``mean`` and ``log_std``; None where no gradient is needed.
+    """
+    values = []
+    for block, prior in blocks(spans, block_of(mean)):
+        found = torch.empty_like(mean[block]), torch.empty_like(log_std[block])
+        values.append(_divergence(mean[block], log_std[block], prior, *found))
+        for total, gradient in zip(sums, found, strict=True):
+            if total is not None:
+                total[block].add_(gradient, alpha=factor)
+    total = sum(values[1:], values[0]) if values else mean.new_zeros(())
+    return total.to(mean.dtype)
+
+
+def block_of(x: Tensor) -> int:
+    """Return the number of elements that an elementwise chain processes at once on a device."""
+    return BLOCK if x.device.type == "cpu" else GPU_BLOCK
+
+
+def blocks(spans: Iterable[tuple[int, int, T]], size: int = BLOCK) -> Iterator[tuple[slice, T]]:
     """Split the spans into blocks that fit the cache."""
     for start, stop, prior in spans:
-        for lo in range(start, stop, BLOCK):
-            yield slice(lo, min(lo + BLOCK, stop)), prior
+        for lo in range(start, stop, size):
+            yield slice(lo, min(lo + size, stop)), prior
 
 
 def _divergence(
