@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_memory import parts, run
 from test_truth import NOISE, PRIOR, N, data
 from torch import nn
 
 from hpcsamp.collectives import Alone, distribute
 from hpcsamp.errors import UsageError
 from hpcsamp.losses import ELBO, ExpectedNLL, Gaussian
-from hpcsamp.methods import Ivon
+from hpcsamp.methods import Ivon, MeanField, flat_sums, normal
+from hpcsamp.planning.dry_run import LargestMemory
 
 STD = 0.3  # initial
 
@@ -132,3 +134,91 @@ def test_what_it_cannot_be_trained_with_is_refused():
     method.begin(N, 1, 1)
     with pytest.raises(UsageError, match="unfreeze both"):
         method.optimizers["Adam"](p for p in method.parameters() if p.requires_grad)
+
+
+class Tanhs(nn.Module):
+    """Layers of one size; the backward pass of the second-last may need weights of the last."""
+
+    def __init__(self, late=False, width=64, layers=16):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
+        self.late = late
+
+    def forward(self, x):
+        *others, last = self.layers
+        for layer in others:
+            x = torch.tanh(layer(x))
+        if self.late:
+            x = x + torch.tanh(x) @ last.weight.detach()
+        return last(x)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks that are small next to networks of this file."""
+    monkeypatch.setattr(normal, "BLOCK", 1 << 8)
+    monkeypatch.setattr(flat_sums, "BLOCK", 1 << 8)
+    monkeypatch.setattr(flat_sums, "GRAIN", 1 << 8)
+    monkeypatch.setattr("hpcsamp.methods.ivon.BLOCK", 1 << 8)
+
+
+@pytest.mark.parametrize(("samples", "most"), [(1, 5.3), (2, 7.3)])
+def test_a_step_holds_few_numbers_beside_its_weights(samples, most, small_blocks):
+    """Means, deviations, momentum, both gradients, and more only for a second sample."""
+    x, y = torch.randn(2, 64), torch.randn(2, 64)
+    with LargestMemory() as memory:
+        method = Ivon(Tanhs())
+        n = method.mean.numel()
+        method.begin(2, 1, 1)
+        optimizer = distribute(method.optimizers["Adam"](method.parameters()), Alone(), method)
+        loss, peaks = ELBO(ExpectedNLL(Gaussian(NOISE)), 2), []
+        for _ in range(3):
+            memory.largest = memory.live
+            loss(method, x, y, samples=samples).backward()
+            optimizer.step()
+            peaks.append(memory.largest / 4 / n)
+            optimizer.zero_grad()
+    assert 5 < peaks[2] < most  # step 3, as all later ones but a few
+    assert memory.live / 4 / n < 3.1  # between steps
+    assert max(peaks) < max(most, 6.3)  # with the checks of the network
+
+
+def test_the_plan_counts_these_numbers():
+    config = run('loss.name="expected_nll"', "method.samples=1", method={"name": "ivon"})
+    found = parts(config)
+    held = ["means and log standard deviations", "their gradient", "state of Adam"]
+    n = found[held[0]].bytes // 2
+    assert sum(found[name].bytes for name in held) == 5 * n
+    assert found["drawn weights and their noise"].bytes == 0
+    assert found["examining the network, in a few steps"].bytes == n
+    two = parts(run('loss.name="expected_nll"', "method.samples=2", method={"name": "ivon"}))
+    assert two["drawn weights and their noise"].bytes == 2 * n
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_weights_that_are_still_needed_are_not_overwritten(late, small_blocks):
+    """Gradients in the memory of the weights, against autograd."""
+    method = MeanField(Tanhs(late, layers=3).double(), seed=3)
+    x, y = torch.randn(2, 64).double(), torch.randn(2, 64).double()
+    found = {}
+    for memory in ("keep", "stream"):
+        method.zero_grad()
+        loss = ELBO(ExpectedNLL(Gaussian(NOISE)), 2, memory=memory)
+        loss(method, x, y, samples=1, step=0).backward()
+        found[memory] = torch.cat([p.grad for p in method.parameters()])
+    assert torch.allclose(found["stream"], found["keep"], rtol=1e-12, atol=1e-14)
+
+
+def test_several_losses_of_a_step_add_up():
+    """Each has a gradient of its own; autograd.grad in between changes nothing."""
+    method, optimizer = made(Tanhs(layers=2))
+    x, y = torch.randn(2, 64).double(), torch.randn(2, 64).double()
+    loss, parameters = ELBO(ExpectedNLL(Gaussian(NOISE)), 2), list(method.parameters())
+    loss(method, x, y, samples=1).backward()
+    once = torch.cat([p.grad for p in parameters]).clone()
+    torch.autograd.grad(loss(method, x, y, samples=1), parameters)
+    loss(method, x, y, samples=1).backward()
+    assert torch.allclose(torch.cat([p.grad for p in parameters]), 2 * once, rtol=1e-12)
+    optimizer.zero_grad()
+    (3 * loss(method, x, y, samples=1)).backward()
+    assert torch.allclose(torch.cat([p.grad for p in parameters]), 3 * once, rtol=1e-12)

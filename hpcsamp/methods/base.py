@@ -110,7 +110,7 @@ class Method(Shareable):
         self.seed = seed
         self._in_trial = self._made_up = False
         #: Within :meth:`trying`, which evaluates the same samples many times: the last noise.
-        self._tried: tuple[Any, Tensor] | None = None
+        self._tried: tuple[Any, Any] | None = None
         self._observer = Observer()
 
     def network_of(self, sample: int) -> nn.Module | None:
@@ -140,6 +140,10 @@ class Method(Shareable):
         """
         with self.predicting():
             return self.place_of(range(sample, sample + 1), 0, None), nullcontext
+
+    def leaves_observed(self) -> Sequence[Tensor]:
+        """Return leaves that stand for trained parameters in the passes of :meth:`observe`."""
+        return ()
 
     def observe(
         self,

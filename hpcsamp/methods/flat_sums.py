@@ -117,9 +117,9 @@ class FlatAccumulator(Accumulator):
     def backward(self, value: Tensor, upstream: Tensor | None = None) -> None:
         """Add the gradient of the last drawn chunk."""
         assert self._drawn is not None, "nothing was drawn since the last backward pass"
-        (weights, deviations), leaves = self._drawn, self._leaves
+        deviations, leaves = self._drawn[1], self._leaves
         self._drawn, self._leaves = None, []
-        waits = self._in_sums and self._reads.found(weights, leaves, value, upstream)
+        waits = self._in_sums and self._reads.found(leaves, value, upstream)
         parts = [self._parts(t) for t in (deviations, *self._totals())]
         left = dict(enumerate(zip(*parts, strict=True)))  # sums that wait for a gradient
 

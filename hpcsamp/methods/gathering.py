@@ -88,7 +88,9 @@ class GatheredAccumulator(Accumulator):
     ) -> None:
         super().__init__([])
         self._sharing, self._mean, self._log_std = sharing, mean.detach(), log_std.detach()
-        self._d_mean, self._d_log_std = torch.zeros_like(self._mean), torch.zeros_like(self._mean)
+        sizes = [len(self._mean), len(self._mean), 0 if fixed is None else len(fixed)]
+        sums = self._mean.new_zeros(sum(sizes)).split(sizes)  # see FlatGradient
+        self._d_mean, self._d_log_std, self._d_fixed = sums
         self._learning = mean.requires_grad, log_std.requires_grad
         self._own_fixed = fixed
         self._fixed = sharing.whole_fixed(None if fixed is None else fixed.detach())
@@ -175,7 +177,7 @@ class GatheredAccumulator(Accumulator):
         own: list[Tensor | None] = [d for d, on in zip(both, self._learning, strict=True) if on]
         if self._own_fixed is None or self._fixed is None or not self._own_fixed.requires_grad:
             return own
-        found, shares = self._fixed.grad, torch.zeros_like(self._own_fixed)
+        found, shares = self._fixed.grad, self._d_fixed
         whole = torch.zeros_like(self._fixed) if found is None else found
         for start in range(0, len(whole), STRETCH):
             self._sharing.fixed_vector.scatter(whole[start : start + STRETCH], start, shares)

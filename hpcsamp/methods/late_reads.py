@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+
+CHANGE = -2.0
+"""Factor that changes weights, exactly and reversibly."""
 
 
 class LateReads:
@@ -14,7 +18,7 @@ class LateReads:
 
     It does if an operation keeps weights without their gradient (``w.detach()``) for that of
     another input. Observed in two more backward passes of the first graph: in the second one,
-    weights are overwritten as soon as their gradient is complete, which must not change gradients.
+    weights are changed as soon as their gradient is complete, which must not change gradients.
 
     Parameters
     ----------
@@ -25,47 +29,43 @@ class LateReads:
     def __init__(self, known: bool | None = None) -> None:
         self._found = known
 
-    def found(
-        self, flat: Tensor, leaves: Sequence[Tensor], value: Tensor, upstream: Tensor | None
-    ) -> bool:
+    def found(self, leaves: Sequence[Tensor], value: Tensor, upstream: Tensor | None) -> bool:
         """Return whether it does.
 
         Parameters
         ----------
-        flat
-            Memory of the weights.
         leaves
             The weights as leaves of the graph.
         value, upstream
             Output of a graph that may be passed again, and its gradient if it is not a scalar.
         """
         if self._found is None:
-            self._found = self._observed(flat, leaves, value, upstream)
+            self._found = self._observed(leaves, value, upstream)
         return self._found
 
-    def _observed(
-        self, flat: Tensor, leaves: Sequence[Tensor], value: Tensor, upstream: Tensor | None
-    ) -> bool:
+    def _observed(self, leaves: Sequence[Tensor], value: Tensor, upstream: Tensor | None) -> bool:
         def gradients() -> Sequence[Tensor | None]:
             return torch.autograd.grad(
                 value, leaves, upstream, retain_graph=True, allow_unused=True
             )
 
-        usual, before = gradients(), flat.clone()
-        hooks = [leaf.register_hook(lambda _, own=leaf: _clear(own)) for leaf in leaves]
+        usual, alike, changed = gradients(), [True], list[Tensor]()
+
+        def arrived(place: int, gradient: Tensor) -> Tensor:
+            first = usual[place]
+            alike.append(first is not None and _alike(first, gradient))
+            changed.append(leaves[place].data.mul_(CHANGE))  # unseen by autograd
+            return gradient.new_zeros(()).expand_as(gradient)  # which autograd keeps instead
+
+        hooks = [leaf.register_hook(partial(arrived, i)) for i, leaf in enumerate(leaves)]
         try:
-            others = gradients()
+            gradients()
         finally:
             for hook in hooks:
                 hook.remove()
-            flat.copy_(before)
-        pairs = [(a, b) for a, b in zip(usual, others, strict=True) if a is not None]
-        return not all(b is not None and _alike(a, b) for a, b in pairs)
-
-
-def _clear(leaf: Tensor) -> None:
-    """Overwrite weights, unseen by autograd."""
-    leaf.data.zero_()
+            for weights in changed:
+                weights.div_(CHANGE)
+        return not all(alike)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -179,6 +179,9 @@ class MeanField(MeanShares):
                 yield from self._sharing.draws(self.mean, self.log_std, self.fixed, step, count)
             return
         layout, shared, accumulator = self.variables.random, self._fixed_views(), self._accumulator
+        if self._observer.busy and accumulator is None:
+            yield lambda chunk: (self._draw_to_observe(step, chunk), shared)
+            return
         # once for all chunks; an accumulator needs none, nor does a kept draw
         std = self.std() if accumulator is None and self._kept is None else None
 
@@ -188,6 +191,28 @@ class MeanField(MeanShares):
             return accumulator.draw(len(chunk), partial(self.noise, step, chunk)), shared
 
         yield draw
+
+    def _draw_to_observe(self, step: int, samples: range) -> dict[str, Tensor]:
+        """Return ``(k, *shape)`` weights by name, the same leaves in all passes that observe.
+
+        Gradients with respect to means and log standard deviations follow from those with respect
+        to the weights, and would take three times their memory.
+        """
+        name = ("weights", step, samples, self.in_prediction)
+        if self._tried is None or self._tried[0] != name:
+            with torch.no_grad():
+                flat = self.draw(step, samples)
+            leaves = {k: v.detach() for k, v in self.variables.random.named(flat).items()}
+            self._tried = name, leaves
+            for leaf in leaves.values():
+                leaf.requires_grad_(not self.in_prediction)
+        found: dict[str, Tensor] = self._tried[1]
+        return found
+
+    def leaves_observed(self) -> Sequence[Tensor]:
+        """See :meth:`Method.leaves_observed`."""
+        found = None if self._tried is None else self._tried[1]
+        return list(found.values()) if isinstance(found, dict) else ()
 
     def noise(self, step: int, samples: range, out: Tensor | None = None, first: int = 0) -> Tensor:
         """Return ``(k, n)`` standard normal noise of some samples, written to ``out`` if given.
@@ -201,7 +226,8 @@ class MeanField(MeanShares):
             return self._noise(step, samples, self._blank(samples))
         if self._tried is None or self._tried[0] != name:
             self._tried = name, self._noise(step, samples, self._blank(samples))
-        return self._tried[1]
+        found: Tensor = self._tried[1]
+        return found
 
     def _blank(self, samples: range) -> Tensor:
         n = self.variables.random.size

@@ -60,6 +60,11 @@ class Observer:
         self._parts: dict[nn.Module, list[nn.Module]] = {}
         self._busy = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether passes are those of an observation."""
+        return self._busy
+
     def look(
         self,
         method: Method,
@@ -99,7 +104,7 @@ class Observer:
                 method.one_at_a_time(),  # the checks need values
                 explained(network, few, lambda other: evaluate(slice(0, 1), other)),
             ):
-                trained = None if method.in_prediction else list(method.parameters())
+                trained = None if method.in_prediction else method
                 own, eps = _replaced(method, network), _eps(method, few)
                 many, many_index = _of_all_groups(x, index, method)
                 of_many = partial(evaluate, x=many, index=many_index)
@@ -144,7 +149,7 @@ def watch(
     eps: float,
     own: Sequence[nn.Parameter],
     kept: Kept,
-    trained: Sequence[Tensor] | None,
+    trained: Method | None,
     rounding: float,
 ) -> None:
     """Refuse a module whose outputs depend on anything but the item and the weights.
@@ -164,8 +169,8 @@ def watch(
     kept
         State that the module may advance.
     trained
-        Tensors trained by gradients: the backward pass is checked too, and passes have gradients
-        on. None in prediction.
+        The method, if it is trained by gradients: the backward pass is checked too, and passes
+        have gradients on. None in prediction.
     rounding
         Relative difference between a batch and its halves that is attributed to rounding.
 
@@ -205,7 +210,8 @@ def watch(
                 check_written(network, evaluate, everything)
                 outputs = evaluate(everything), evaluate(everything)
                 check_own(network, outputs[1], own)
-                check_unregistered(network, outputs, [*trained, *network.parameters()])
+                known = [*trained.parameters(), *trained.leaves_observed()]
+                check_unregistered(network, outputs, [*known, *network.parameters()])
                 keys = lasting(outputs)
                 check_backward(network, outputs[1])
                 del outputs  # their graphs hold the weights

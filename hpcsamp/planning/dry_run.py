@@ -98,6 +98,7 @@ def pass_bytes(
     autocast: torch.dtype | None = None,
     rough: bool = False,
     axis: ModelAxis = ALONE,
+    freed: bool = False,
 ) -> int:
     """Peak memory in bytes of one forward and backward pass of one sample.
 
@@ -120,6 +121,9 @@ def pass_bytes(
     axis
         Imagined model axis along which the network is built. Messages between its ranks lie in
         shared memory and are not included.
+    freed
+        Whether the gradient of a weight is freed as soon as it is complete, instead of being joined
+        with the others.
     """
     weights = sum(p.numel() for p in network.parameters())
     network = Single(copy.deepcopy(network))
@@ -132,9 +136,9 @@ def pass_bytes(
     if rough and weights <= SMALL and sum(t.numel() for t in tensors(x)) <= SMALL:
         with torch.random.fork_rng(devices=[]):  # dropout
             zeros = each(lambda t: torch.zeros(t.shape, dtype=t.dtype), x)
-            return _largest(network, zeros, dtype, None, axis)
+            return _largest(network, zeros, dtype, None, axis, freed)
     if rough:
-        return _largest(network, x, dtype, None, axis)
+        return _largest(network, x, dtype, None, axis, freed)
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -144,6 +148,7 @@ def pass_bytes(
             dtype,
             autocast,
             axis,
+            freed,
         )
 
 
@@ -153,6 +158,7 @@ def _largest(
     dtype: torch.dtype,
     autocast: torch.dtype | None,
     axis: ModelAxis,
+    freed: bool,
 ) -> int:
     held = dict(network.named_parameters())
     sizes = [parts_of(p).numel() for p in held.values()]
@@ -165,7 +171,13 @@ def _largest(
         for group in axis.groups:
             if isinstance(group, ImaginedGroup):
                 group.apart = memory.apart
-        parts = zip(held.items(), flat.split(sizes), strict=True)
+        leaves: Sequence[torch.Tensor] = [flat]
+        own: Sequence[torch.Tensor] = flat.split(sizes)
+        if freed:
+            own = leaves = [part.detach().requires_grad_() for part in own]
+            for leaf in leaves:
+                leaf.register_hook(lambda g: g.new_zeros(()).expand_as(g))
+        parts = zip(held.items(), own, strict=True)
         weights = {
             name: complex_of(part.view(*p.shape, 2)) if p.is_complex() else part.view(p.shape)
             for (name, p), part in parts
@@ -173,7 +185,7 @@ def _largest(
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             y = functional_call(network, weights | buffers, (x,))
         upstream = torch.ones_like(y)
-        torch.autograd.grad(_Loss.apply(y, upstream), flat)
+        torch.autograd.grad(_Loss.apply(y, upstream), leaves, allow_unused=True)
     return memory.largest
 
 

@@ -47,6 +47,9 @@ deviations, one that arrives, one of noise, and one of sums."""
 DIRECTED = 4
 """Copies of the weights in a step of a method that replaces gradients by directions."""
 
+EXAMINED = 3
+"""Copies of the drawn weights while a network is examined: the weights, and two gradients."""
+
 OUTPUT_COPIES = 4
 """Number of copies of the outputs in a loss: outputs, their gradient, and intermediate results."""
 
@@ -117,7 +120,10 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     first = next(iter(method.chunks(range(mine), stacked)))  # no other is larger
     together = mine if memory == "keep" else len(first)
     part = -(-batch // config.data.accumulate)
-    found = _pass(run, part, rough)
+    # sums over samples that become the gradient, see hpcsamp.methods.flat_sums
+    in_one = method.sums_in_one and memory != "keep"
+    alone = in_one and together == 1
+    found = _pass(run, part, rough, freed=alone)
     leads = config.training.longest_rollout  # a pass keeps the activations of all its steps
     state = item * _state_numbers(run)
     sharded = bool(config.optimizer.sharded)
@@ -141,9 +147,10 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
             round(state / (grid.sample_size if sharded else 1)),
             _state_knob(config, grid, sharded) if state else "",
         ),
-        Part(("gradients of the data term and of the KL" if drawn else "sum over samples") + of,
-             (trained + 2 * drawn) // shares),
     ]  # fmt: skip
+    if not in_one:
+        name = "gradients of the data term and of the KL" if drawn else "sum over samples"
+        parts.append(Part(name + of, (trained + 2 * drawn) // shares))
     if drawn and shares > 1:
         fixed = trained - 2 * drawn  # gathered as a whole, with its gradient
         parts.append(
@@ -153,6 +160,14 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
                 _together_knob(run, memory) if together > 1 else "",
             )
         )
+    elif in_one:  # the first sample is drawn in the memory of the sums
+        once = alone and mine * config.data.accumulate == 1
+        others = 0 if once else 2 * together * drawn
+        knob = _together_knob(run, memory) if together > 1 else ""
+        parts.append(Part("drawn weights and their noise", others, knob))
+        observed = EXAMINED * drawn - others - trained
+        if observed > 0:
+            parts.append(Part("examining the network, in a few steps", observed))
     elif drawn:
         parts.append(
             Part(
@@ -339,7 +354,7 @@ class _Pass:
     unknown: str = ""
 
 
-def _pass(run: Run, batch: int, rough: bool) -> _Pass:
+def _pass(run: Run, batch: int, rough: bool, freed: bool) -> _Pass:
     config, shapes = run.config, run.shapes
     spread = run.method.spread
     made, axis = network(config, shapes, Held.of(run).size)
@@ -352,6 +367,7 @@ def _pass(run: Run, batch: int, rough: bool) -> _Pass:
             autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
             rough=rough,
             axis=axis,
+            freed=freed,
         )
     except Exception as e:  # a user-defined model may depend on values
         return _Pass(0, unknown=f"{type(e).__name__}: {e}".splitlines()[0][:80])
