@@ -156,18 +156,18 @@ class Tanhs(nn.Module):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks that are small next to networks of this file."""
-    monkeypatch.setattr(normal, "BLOCK", 1 << 8)
-    monkeypatch.setattr(flat_sums, "BLOCK", 1 << 8)
-    monkeypatch.setattr(flat_sums, "GRAIN", 1 << 8)
-    monkeypatch.setattr("hpcsamp.methods.ivon.BLOCK", 1 << 8)
+    monkeypatch.setattr(normal, "BLOCK", 1 << 12)
+    monkeypatch.setattr(flat_sums, "BLOCK", 1 << 12)
+    monkeypatch.setattr(flat_sums, "GRAIN", 1 << 12)
+    monkeypatch.setattr("hpcsamp.methods.ivon.BLOCK", 1 << 12)
 
 
 @pytest.mark.parametrize(("samples", "most"), [(1, 5.3), (2, 7.3)])
 def test_a_step_holds_few_numbers_beside_its_weights(samples, most, small_blocks):
     """Means, deviations, momentum, both gradients, and more only for a second sample."""
-    x, y = torch.randn(2, 64), torch.randn(2, 64)
+    x, y = torch.randn(2, 128), torch.randn(2, 128)
     with LargestMemory() as memory:
-        method = Ivon(Tanhs())
+        method = Ivon(Tanhs(width=128))
         n = method.mean.numel()
         method.begin(2, 1, 1)
         optimizer = distribute(method.optimizers["Adam"](method.parameters()), Alone(), method)
@@ -179,7 +179,7 @@ def test_a_step_holds_few_numbers_beside_its_weights(samples, most, small_blocks
             peaks.append(memory.largest / 4 / n)
             optimizer.zero_grad()
     assert 5 < peaks[2] < most  # step 3, as all later ones but a few
-    assert memory.live / 4 / n < 3.1  # between steps
+    assert memory.live / 4 / n < 3.2  # between steps
     assert max(peaks) < max(most, 6.3)  # with the checks of the network
 
 

@@ -121,7 +121,7 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     together = mine if memory == "keep" else len(first)
     part = -(-batch // config.data.accumulate)
     # sums over samples that become the gradient, see hpcsamp.methods.flat_sums
-    in_one = method.sums_in_one and memory != "keep"
+    in_one = method.sums_in_one and memory != "keep" and config.parallel.buckets == 1
     alone = in_one and together == 1
     found = _pass(run, part, rough, freed=alone)
     leads = config.training.longest_rollout  # a pass keeps the activations of all its steps
