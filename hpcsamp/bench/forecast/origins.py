@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from hpcsamp.data import Dataset
 from hpcsamp.errors import UsageError
+from hpcsamp.tasks.coordinates import read_coordinates
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,13 @@ def read_origins(path: Path, split: str) -> Origins:
     with Dataset.open(path, split) as dataset:
         recipe = recipe_of(dataset)
         x, y = dataset.read(range(dataset.count))
-        coords: dict[str, list[np.ndarray]] = {"origin": [], "series": []}
-        for entry in dataset.shards:
-            with h5py.File(dataset.path / entry.file, "r", locking=False) as f:
-                for name, found in coords.items():
-                    found.append(f[name][:])
+        coords = read_coordinates(dataset).per_item
     past, more = recipe["past"], np.empty((len(x), 0, recipe["future"]))
     if x.ndim == 3:
         known = x[:, 1, :past] > 0
         x, more = np.where(known, x[:, 0, :past], np.nan), x[:, 2:, past:].copy()
-    origin = np.rint(60 * np.concatenate(coords["origin"])).astype(np.int64)
-    series = np.concatenate(coords["series"]).astype(np.int64)
+    origin = np.rint(60 * coords["origin"][0]).astype(np.int64)
+    series = coords["series"][0].astype(np.int64)
     std = np.asarray(recipe["scales"], float)[series, 1]
     return Origins(
         np.asarray(x, float), np.asarray(y, float), more, origin, series, std, int(recipe["step"])
