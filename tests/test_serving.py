@@ -165,6 +165,26 @@ def test_a_server_ends_with_its_owner_but_not_before_its_processes(served, tmp_p
     assert wait.wait(patient(10)) == 75
 
 
+SERVED = """
+import sys
+from hpcsamp.serving import server
+server.serve = lambda folder, owner: sys.exit(" ".join(sys.modules))
+sys.argv = ["hpcsamp", "campaign", "serve", ".", "1"]
+from hpcsamp import cli
+cli.main()
+"""
+
+
+def test_the_server_of_a_job_has_imported_torch_but_no_mpi():
+    """Else each process would import torch, which takes longer than all else of its start."""
+    done = subprocess.run(
+        [sys.executable, "-c", SERVED], capture_output=True, text=True, timeout=patient(60)
+    )
+    found = set(done.stderr.split())
+    assert {"torch", "torch.optim", "hpcsamp.losses", "rich.progress"} <= found, done.stderr
+    assert not found & {"mpi4py.MPI", "h5py", "horovod.torch"}
+
+
 @pytest.mark.parametrize(
     ("resources", "site", "commands", "forked"),
     [
