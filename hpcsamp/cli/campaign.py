@@ -279,10 +279,11 @@ def serve(
 
         hpcsamp campaign serve served 4712
     """
+    import rich.progress  # noqa: F401 - the processes need them, and the torch that they import
 
     import hpcsamp.losses
     import hpcsamp.methods
-    import hpcsamp.metrics  # noqa: F401 - the processes need them, and the torch that they import
+    import hpcsamp.metrics  # noqa: F401
     from hpcsamp import cli
     from hpcsamp.provenance import packages
     from hpcsamp.serving import server
