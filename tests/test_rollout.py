@@ -215,21 +215,23 @@ def test_each_step_is_a_prediction_from_the_last_state(place, monkeypatch):
 def test_a_member_is_drawn_once_for_all_lead_times(place, monkeypatch):
     monkeypatch.chdir(place)
     posterior = hs.load(place / "run")
-    method, drawn = posterior.method, []
+    method, drawn, held = posterior.method, [], []
     method.predict_per_pass(1)
     times, x = ["2000-01-01"], posterior.open(None, "test").read(range(1))[0]
     plain = method._noise
 
     def noise(step, samples, *others):
         drawn.extend(samples)
+        held.append(len(method._kept))
         return plain(step, samples, *others)
 
     monkeypatch.setattr(method, "_noise", noise)
     kept = posterior.rollout(x, 3, 2, times=times)
-    assert drawn == [0, 1]
+    assert drawn == held == [0, 1]
     monkeypatch.setattr(march, "DRAWS", 0)  # without room, each lead time draws again
     assert posterior.rollout(x, 3, 2, times=times).equals(kept)
     assert drawn == [0, 1] * 4
+    assert not any(held[2:])  # the last draw is freed before the next
 
 
 def test_what_cannot_be_rolled_out(place, monkeypatch):

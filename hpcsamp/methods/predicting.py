@@ -107,10 +107,12 @@ class Predicting(Stepping):
         """
         if self._kept is not None and name in self._kept:
             return self._kept[name]
+        if self._kept:  # the next draw is as large as the last one, and takes its place
+            sizes = [weights.nbytes for weights in self._kept.values()]
+            if sum(sizes) + sizes[-1] > self._room:
+                self._kept.clear()
         weights = draw()
         if self._kept is not None and not weights.requires_grad:
-            if sum(w.nbytes for w in (weights, *self._kept.values())) > self._room:
-                self._kept.clear()
             self._kept[name] = weights
         return weights
 
