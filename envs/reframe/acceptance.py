@@ -3,7 +3,8 @@
 reframe -c envs/reframe -r --system=SYSTEM:PARTITION -S dataset=/shared/digits -S site=perlmutter
 
 The dataset is a folder of ``hpcsamp ingest digits``, the site a file of ``envs/`` that was sourced
-before on a login node. ReFrame 4.10 loads the check; it has not run it yet.
+before on a login node. ReFrame 4.10.4 ran it on its generic system, with the local scheduler, two ranks
+and the check ``invariance`` (``-S site=local -S num_tasks=2 -S checks=invariance``); on no centre yet.
 """
 
 from pathlib import Path
