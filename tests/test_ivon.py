@@ -180,7 +180,7 @@ def test_a_step_holds_few_numbers_beside_its_weights(samples, most, small_blocks
             optimizer.zero_grad()
     assert 5 < peaks[2] < most  # step 3, as all later ones but a few
     assert memory.live / 4 / n < 3.2  # between steps
-    assert max(peaks) < max(most, 6.3)  # with the checks of the network
+    assert max(peaks) < max(most, 6.6)  # with the checks of the network
 
 
 def test_the_plan_counts_these_numbers():
