@@ -7,6 +7,7 @@ processes with MPI's before anything else happens.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Mapping, MutableMapping
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ RANKS = (
 )
 #: Prefixes of the environment variables with which a process contacts the others.
 _CONTACT = ("PMI_", "PMIX_", "PALS_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "JSM_")
+
+
+#: Seconds for which a rank waits for the others to start MPI. The watchdog needs MPI, and cannot
+#: see that one of them was stopped before, or that its file system hangs.
+LONGEST_START = 1800.0
 
 
 class ApartError(UsageError):
@@ -164,7 +170,7 @@ def start(MPI: ModuleType) -> None:  # noqa: N803
             # Other libraries may use Slurm's PMI-1, which needs no variables.
             check(os.environ, 1, library)
             hidden = True
-        with _outside_of_a_step(os.environ, hidden):
+        with _outside_of_a_step(os.environ, hidden), _all_ranks_start_in_time(os.environ):
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
     check(os.environ, MPI.COMM_WORLD.Get_size(), library)
 
@@ -178,3 +184,19 @@ def _outside_of_a_step(environment: MutableMapping[str, str], hide: bool) -> Ite
         yield
     finally:
         environment.update(kept)
+
+
+@contextmanager
+def _all_ranks_start_in_time(environment: Mapping[str, str]) -> Iterator[None]:
+    """End this process, and so the job, with a traceback if other ranks do not come.
+
+    No thread of Python could do it: MPI holds the interpreter's lock as it starts.
+    """
+    several = max(stated(environment), default=1) > 1
+    if several:
+        faulthandler.dump_traceback_later(LONGEST_START, exit=True, file=2)
+    try:
+        yield
+    finally:
+        if several:
+            faulthandler.cancel_dump_traceback_later()

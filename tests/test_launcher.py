@@ -113,3 +113,18 @@ def test_a_loop_of_ones_own_notices(tmp_path):
     _, err = process.communicate(timeout=patient(100))
     assert process.returncode == 2
     assert err.startswith("hpcsamp: error: the launcher started 2 processes")
+
+
+def test_a_rank_that_is_stopped_before_mpi_starts_ends_the_job(script):
+    code = """
+import os, signal
+from hpcsamp import launcher, runtime
+launcher.LONGEST_START = 2.0
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGSTOP)
+runtime.mpi()
+"""
+    done = script(2, code, timeout=60)
+    assert done.code != 0
+    assert "Timeout (0:00:02)!" in done.err, done.err
+    assert 'launcher.py", line' in done.err
