@@ -26,7 +26,16 @@ from hpcsamp.methods.gathering import GatheredAccumulator
 from hpcsamp.methods.late_reads import LateReads
 from hpcsamp.methods.made_up import Drawn, Trial
 from hpcsamp.methods.mean_shares import MeanShares
-from hpcsamp.methods.normal import Divergence, LogRatio, NormalDraw, Span, add_divergence, section
+from hpcsamp.methods.normal import (
+    Divergence,
+    LogRatio,
+    NormalDraw,
+    Span,
+    add_divergence,
+    block_of,
+    blocks,
+    section,
+)
 from hpcsamp.methods.priors import Kind, chosen_variables, normal_prior, usual_prior
 from hpcsamp.methods.sharing import Drawing
 from hpcsamp.streams import Purpose
@@ -200,19 +209,23 @@ class MeanField(MeanShares):
         """
         name = ("weights", step, samples, self.in_prediction)
         if self._tried is None or self._tried[0] != name:
-            with torch.no_grad():
-                flat = self.draw(step, samples)
-            leaves = {k: v.detach() for k, v in self.variables.random.named(flat).items()}
-            self._tried = name, leaves
+            flat = self._blank(samples)
+            leaves = {k: v.data for k, v in self.variables.random.named(flat).items()}
             for leaf in leaves.values():
                 leaf.requires_grad_(not self.in_prediction)
-        found: dict[str, Tensor] = self._tried[1]
+            self._tried = name, (leaves, flat)
+        found: dict[str, Tensor]
+        found, flat = self._tried[1]
+        with torch.no_grad():  # again in each pass, because a module may write to its weights
+            for part, _ in blocks([(0, flat.shape[1], None)], block_of(flat)):
+                noise = self.noise(step, samples, flat[:, part], part.start)
+                noise.mul_(self.log_std[part].exp()).add_(self.mean[part])
         return found
 
     def leaves_observed(self) -> Sequence[Tensor]:
         """See :meth:`Method.leaves_observed`."""
         found = None if self._tried is None else self._tried[1]
-        return list(found.values()) if isinstance(found, dict) else ()
+        return list(found[0].values()) if isinstance(found, tuple) else ()
 
     def noise(self, step: int, samples: range, out: Tensor | None = None, first: int = 0) -> Tensor:
         """Return ``(k, n)`` standard normal noise of some samples, written to ``out`` if given.
