@@ -289,11 +289,11 @@ def order(transport):
 
     transport.begin_sum_gradient = begun
     method = mean_field(events, samples_per_pass=1)
-    distributed(transport, method, 3)
+    optimizer = distributed(transport, method, 3)  # which keeps the exchange alive
     loss = hs.losses.ELBO(hs.losses.make("expected_nll", "classification"), 50, transport)
     x, y = torch.ones(4, 3, dtype=torch.float64), torch.arange(4) % 3
     loss(method, x, y, samples=4)
-    del transport.begin_sum_gradient
+    del transport.begin_sum_gradient, optimizer
     return events
 
 
