@@ -205,15 +205,22 @@ def test_further_inputs_differ_between_steps_and_must_fit(tmp_path):
     rows = FurtherInputs(4, str(path), 1).draw(0, like)
     assert len({tuple(row) for row in rows.tolist()} & {(2 * n, 2 * n + 1) for n in range(6)}) == 4
     (tmp_path / "bad.npy").write_text("none")
+    np.save(tmp_path / "words.npy", np.array([["a", "b"]] * 6))
+    np.save(tmp_path / "nan.npy", np.full((6, 2), np.nan))
+    np.save(tmp_path / "big_endian.npy", np.arange(12).reshape(6, 2).astype(">f4"))
+    assert torch.equal(FurtherInputs(4, str(tmp_path / "big_endian.npy"), 1).draw(0, like), rows)
     for count, file, words in (
         (-1, None, "method.space_inputs = -1"),
         (0, path, "needs method.space_inputs"),
         (7, path, r"at least method.space_inputs = 7 rows; its shape is \(6, 2\)"),
-        (1, tmp_path / "no.npy", "no.npy"),
-        (1, tmp_path / "bad.npy", "bad.npy"),
+        (1, tmp_path / "no.npy", r"no\.npy': No such file"),
+        (1, tmp_path / "bad.npy", r"bad\.npy' is no array of numbers"),
+        (1, tmp_path / "words.npy", "must hold real numbers, not <U1"),
     ):
         with pytest.raises(UsageError, match=words):
             _ = FurtherInputs(count, file and str(file), 1).table
+    with pytest.raises(UsageError, match="a value that is not finite"):
+        FurtherInputs(4, str(tmp_path / "nan.npy"), 1).draw(0, like)
     with pytest.raises(UsageError, match=r"rows of shape \(2,\), but an input .* has \(3,\)"):
         FurtherInputs(1, str(path), 1).draw(0, torch.zeros(1, 3))
     with pytest.raises(UsageError, match=r"inputs have the type torch\.int64"):

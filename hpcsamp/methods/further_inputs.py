@@ -59,13 +59,21 @@ class FurtherInputs:
             return None
         try:
             found: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as e:
-            raise UsageError(f"method.space_table = {self.path!r}: {e}") from e
+        except OSError as e:
+            raise UsageError(f"method.space_table = {self.path!r}: {e.strerror or e}") from e
+        except (ValueError, EOFError) as e:
+            raise UsageError(
+                f"method.space_table = {self.path!r} is no array of numbers that numpy.save wrote"
+            ) from e
         shape = getattr(found, "shape", None)  # an .npz file has none
         if not shape or shape[0] < self.count:
             raise UsageError(
                 f"method.space_table = {self.path!r} must be an array of at least "
                 f"method.space_inputs = {self.count} rows; its shape is {shape}"
+            )
+        if found.dtype.kind not in "buif":
+            raise UsageError(
+                f"method.space_table = {self.path!r} must hold real numbers, not {found.dtype}"
             )
         return found
 
@@ -75,7 +83,8 @@ class FurtherInputs:
         Raises
         ------
         UsageError
-            If the network has several inputs, the shapes differ, or inputs are not real numbers.
+            If the network has several inputs, the shapes differ, a value is not finite, or inputs
+            of the network are no real numbers while there is no table.
         """
         if not isinstance(like, Tensor):
             raise UsageError("method.space_inputs: the network must have a single input")
@@ -87,7 +96,11 @@ class FurtherInputs:
                     f"{self.table.shape[1:]}, but an input of the network has {shape}"
                 )
             rows = np.sort(generator.choice(len(self.table), self.count, replace=False))
-            found = np.array(self.table[rows])
+            found = np.array(self.table[rows], self.table.dtype.newbyteorder("="))
+            if not np.isfinite(found).all():
+                raise UsageError(
+                    f"method.space_table = {self.path!r} has a row with a value that is not finite"
+                )
         elif like.is_floating_point():
             found = generator.standard_normal((self.count, *shape))
         else:
