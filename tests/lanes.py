@@ -1,13 +1,15 @@
 """All tests in lanes side by side: most of them leave one of two cores idle.
 
 ``python tests/lanes.py`` starts a pytest for some files at a time, HPCSAMP_TEST_LANES (default 2)
-of them at once, prints the output of each as it ends, and the outcomes of all in the last line.
+of them at once, prints the output of each as it ends, and the outcomes and times of all in the last
+line.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -78,7 +80,11 @@ def main() -> int:
             total += outcomes(output)
             failed += code not in (0, NO_TESTS)
     told = ", ".join(f"{n} {word}" for word, n in sorted(total.items()))
-    sys.stdout.write(f"hpcsamp: {told} in {time.monotonic() - begun:.0f} s\n")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    sys.stdout.write(
+        f"hpcsamp: {told} in {time.monotonic() - begun:.0f} s; "
+        f"{used.ru_utime + used.ru_stime:.0f} s of CPU time\n"
+    )
     return 1 if failed or not total["passed"] else 0
 
 
