@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hpcsamp.data import Dataset
+from hpcsamp.report import page
+from hpcsamp.report.records import read_run
 
 START = dt.datetime(2021, 1, 1)
 NAMES = ("a", "b")
@@ -92,6 +94,17 @@ def test_metrics_of_several_series_are_in_their_units(run):
     shift = total["nll_physical"] - total["nll"]
     std = hs.load(run).trained.manifest.stats["y"].std
     assert shift == pytest.approx(4 * np.log(scales).mean() + np.log(std).sum(), rel=1e-9)
+
+
+def test_a_report_has_a_table_of_the_series(run):
+    record = read_run(run)
+    evaluation = record.evaluation("test")
+    for runs in ([record], [record, record]):
+        text = page.html(runs, [evaluation] * len(runs), [], [])
+        assert text.count("Metrics of each series</h2>") == 1
+        assert text.count('<th scope="col">series</th>') == len(runs)
+        value = evaluation.series["rmse"][1]
+        assert text.count(f"<td>{value:.4g}</td>") == len(runs)
 
 
 def test_intervals_of_several_series_have_their_widths(run):

@@ -42,6 +42,10 @@ ROWS = (
     "By horizon: errors of the predictive mean, the spread, and the CRPS. By variable: the ratio "
     "of spread to RMSE, with the RMSE in the unit of the variable next to its name."
 )
+BY_SERIES = (
+    "In the units of each series. The metrics above are means over all values of all series, so "
+    "that a series of large values counts most."
+)
 FANS = (
     "Items around the 5th, 50th and 95th percentile of uncertainty. Bands are central intervals "
     "of the predictive distribution."
@@ -171,6 +175,8 @@ def html(
     if metrics := _metrics(evaluations):
         split = next(e.split for e in evaluations if e is not None)
         sections.append((f"Metrics on {split}", _table(names, metrics)))
+    if tables := _by_series(runs, evaluations):
+        sections.append(("Metrics of each series", tables))
     if lines := _coverages(runs, evaluations):
         sections.append(("Stated and observed coverage", lines))
     for heading, group in groupby(pictures, key=lambda picture: picture.title):
@@ -327,6 +333,19 @@ def _metrics(evaluations: Sequence[EvaluationRecord | None]) -> list[Row]:
     if any(e is not None and e.laplace for e in evaluations):
         rows.append(("posterior", [_fitted(e) for e in evaluations], "of the predictions"))
     return rows
+
+
+def _by_series(runs: Sequence[RunRecord], evaluations: Sequence[EvaluationRecord | None]) -> str:
+    """Return an HTML table of the metrics of each series for every run that has several series."""
+    parts = []
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        found = {} if evaluation is None else evaluation.series
+        if found:
+            whose = f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else ""
+            columns = ["labels", *(key for key in found if key != "labels")]
+            rows = list(zip(*(found[key] for key in columns), strict=True))
+            parts.append(whose + plain_table(["series", *columns[1:]], rows))
+    return "\n".join([f"<p>{BY_SERIES}</p>", *parts]) if parts else ""
 
 
 def _fitted(evaluation: EvaluationRecord | None) -> str:

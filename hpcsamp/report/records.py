@@ -42,7 +42,7 @@ class EvaluationRecord:
         Path of ``evaluation/SPLIT.h5``, which holds the predictions of single items, or ``None``.
     step
         Step of the checkpoint; None in files that do not state it.
-    units, definitions, rows, ood, recalibration, laplace
+    units, definitions, rows, ood, recalibration, laplace, series
         As in the JSON file; empty if the evaluation has none.
     owner
         Name of the run.
@@ -61,6 +61,7 @@ class EvaluationRecord:
     ood: dict[str, Any] = field(default_factory=dict)
     recalibration: dict[str, Any] = field(default_factory=dict)
     laplace: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, Any] = field(default_factory=dict)
     step: int | None = None
     owner: str = ""
     target: str = ""
@@ -279,6 +280,7 @@ class RunRecord:
                 ood=table.get("ood") or {},
                 recalibration=table.get("recalibration") or {},
                 laplace=table.get("laplace") or {},
+                series=table.get("series") or {},
                 step=table.get("step"),
                 owner=self.owner,
             )
