@@ -61,7 +61,8 @@ class GradientExchange:
         self.retired = False
         self.own = ids(parameters_of(optimizer))
         several = buckets > 1 and collectives.size("replicas") > 1
-        self.gradient = FlatGradient(updates.parameters, kept=several or not method.sums_in_one)
+        kept = several or updates.views or not method.sums_in_one
+        self.gradient = FlatGradient(updates.parameters, kept)
         self.replicas = Replicas(
             self.gradient.parameters, method, optimizer, collectives, compare_every
         )

@@ -89,6 +89,8 @@ class Divided(Updates):
         method are not parts of its parameters.
     """
 
+    views = True
+
     def __init__(self, whole: Updates, method: Method, groups: Sequence[Group]) -> None:
         self.whole, self.groups = whole, groups
         self.parameters = whole.parameters

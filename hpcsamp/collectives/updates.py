@@ -72,7 +72,12 @@ class Updates:
     stepped
         For each state of the optimiser, in the optimiser's order: a parameter, and a slice of
         its last axis (for members: of the columns), or None for the whole parameter.
+    views
+        Whether gradients of the parts are views of those of the parameters, which must stay where
+        they are.
     """
+
+    views = False
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], collectives: Collectives, placement: Replicated

@@ -121,7 +121,8 @@ def estimate(run: Run, grid: Grid, *, rough: bool = False, copies: bool = True) 
     together = mine if memory == "keep" else len(first)
     part = -(-batch // config.data.accumulate)
     # sums over samples that become the gradient, see hpcsamp.methods.flat_sums
-    in_one = method.sums_in_one and memory != "keep" and config.parallel.buckets == 1
+    kept = config.parallel.buckets > 1 or bool(config.optimizer.groups)
+    in_one = method.sums_in_one and memory != "keep" and not kept
     alone = in_one and together == 1
     found = _pass(run, part, rough, freed=alone)
     leads = config.training.longest_rollout  # a pass keeps the activations of all its steps
