@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from patience import patient
-from served import Servers
+from served import OF_IMPORTS, Servers
 
 # One thread a rank: with more, every product waits for the core that other work has taken.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -81,11 +81,18 @@ class Done:
         return [line for line in self.err.splitlines() if line.startswith("hpcsamp: error")]
 
 
+#: Variables with which these tests were started.
+FIRST = dict(os.environ)
+
+
 def environment() -> dict[str, str]:
-    """The environment without what MPI left in it, should this process have called it: mpirun
-    would take itself for a rank, and end without a word.
+    """The environment without what this process has left in it: the variables of MPI, should it
+    have called it, with which mpirun would take itself for a rank and end without a word, and those
+    that imports have set.
     """
-    return {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX", "OPAL"))}
+    left = {name for name in OF_IMPORTS if name not in FIRST}
+    mpi = ("OMPI_COMM", "PMIX", "OPAL")
+    return {k: v for k, v in os.environ.items() if k not in left and not k.startswith(mpi)}
 
 
 def launch(

@@ -21,6 +21,9 @@ from hpcsamp.serving import client
 from hpcsamp.serving.server import READY, SOCKET, serve
 
 COUNT = 2
+#: What scikit-learn and torch set as they are imported by the tests; with these, a process would
+#: not be as it is started, and not be forked.
+OF_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR")
 
 
 class Servers:
@@ -38,7 +41,9 @@ class Servers:
         self.python = Path(self._folder.name, "python")
         start = shlex.join((sys.executable, "-I", "-S", client.__file__))
         own = f"{self._folder.name}/$((${{OMPI_COMM_WORLD_RANK:-0}} % {COUNT}))/{SOCKET}"
-        self.python.write_text(f'#!/bin/sh\nexec {start} "{own}" {sys.executable} "$@"\n')
+        unset = shlex.join(("unset", *(v for v in OF_IMPORTS if v not in environment)))
+        exec_ = f'exec {start} "{own}" {sys.executable} "$@"'
+        self.python.write_text(f"#!/bin/sh\n{unset}\n{exec_}\n")
         self.python.chmod(0o700)
         self._processes = []
         for folder in folders:
