@@ -104,6 +104,31 @@ def test_standard_deviations_have_a_rate_of_their_own():
     assert (method.fixed != before[2]).any()  # what is not random has no spread
 
 
+def set_to_none(optimizer):
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = None
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("zero", [torch.optim.Optimizer.zero_grad, set_to_none])
+def test_gradients_that_other_code_sets_to_none_are_zero(zero, sharded):
+    def trained(zero):
+        method = METHODS["mean_field"]()
+        updates = updates_of(method, Alone(), sharded)
+        if not sharded:
+            updates = Divided(updates, method, [Group("*", "log_std", {"lr": 0.01})])
+        made = torch.optim.SGD(updates.parts, lr=0.1)
+        distribute(made, Alone(), method, updates=updates)
+        for _ in range(3):
+            method(torch.ones(2, 3).double(), samples=range(2)).sum().backward()
+            made.step()
+            zero(made)
+        return method.mean.detach().clone()
+
+    assert torch.equal(trained(zero), trained(lambda made: made.zero_grad()))
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [

@@ -124,7 +124,7 @@ class GradientExchange:
             self._buckets = Buckets(self.gradient.flat, self._plan, self.collectives)
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
         if self._whole:
-            if self.gradient.is_gone:  # set to None by another zero_grad
+            if self.updates.is_gone(self.gradient):  # set to None by another zero_grad
                 self.zero()
                 self._open = True
                 return

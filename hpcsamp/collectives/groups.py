@@ -172,6 +172,10 @@ class Divided(Updates):
             gradient = self.parameters[run.parameter].grad
             made.grad = None if gradient is None else self._part(gradient, run)
 
+    def is_gone(self, gradient: FlatGradient) -> bool:
+        """See :meth:`Updates.is_gone`: an optimiser's gradients are those of its parts."""
+        return gradient.is_gone or all(made.grad is None for made in self._made)
+
     def reduce(self, gradient: FlatGradient) -> None:
         """See :meth:`Updates.reduce`."""
         self.whole.reduce(gradient)

@@ -100,6 +100,10 @@ class Updates:
     def zero(self) -> None:
         """Set gradients that are not in the flat tensor to zero."""
 
+    def is_gone(self, gradient: FlatGradient) -> bool:
+        """Whether all gradients were set to None, by other code than :meth:`zero`."""
+        return gradient.is_gone
+
     def reduce(self, gradient: FlatGradient) -> None:
         """Convert this rank's gradient to that of all ranks. Collective."""
         self.collectives.reduce_gradient_(gradient.flat, self.placement.replicas)
