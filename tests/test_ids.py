@@ -174,7 +174,7 @@ def test_what_is_counted_without_values_knows_ids(tmp_path, monkeypatch):
     config = check(tomllib.loads(CONFIG.format(data=folder)))
     shapes = DataShapes.of(Dataset.open(folder))
     assert Workload.of(config, shapes).counts.flops_of(1) > 0
-    found = memory._pass(Run.blank(config, shapes), 20, True)
+    found = memory._pass(Run.blank(config, shapes), 20, True, freed=False)
     assert found.bytes > 0
     assert not found.unknown
 
