@@ -218,6 +218,7 @@ def test_a_member_is_drawn_once_for_all_lead_times(place, monkeypatch):
     method, drawn, held = posterior.method, [], []
     method.predict_per_pass(1)
     times, x = ["2000-01-01"], posterior.open(None, "test").read(range(1))[0]
+    posterior.rollout(x, 1, 2, times=times)  # the passes that examine the network draw, too
     plain = method._noise
 
     def noise(step, samples, *others):
